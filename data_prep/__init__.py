@@ -1,0 +1,1 @@
+"""From text to tokenized shards: corpora -> tokenizer -> encode -> manifest. Writes through ``ibnorm_megatron.data``."""

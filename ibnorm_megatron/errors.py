@@ -1,0 +1,73 @@
+"""What a user did that cannot work, said in one sentence each: the thing, its value, and the mend.
+
+A :class:`UserError` ends a command with exit code 2 and no traceback. Everything else that escapes is our bug and shows
+its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+EXIT_USER_ERROR = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that cannot work.
+
+    Attributes:
+        where: the config field, file or argument.
+        value: what was found there, as text.
+        why: what is wrong with it.
+        mend: what to do, as an imperative without the full stop.
+    """
+
+    where: str
+    value: str
+    why: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.where} is {self.value}: {self.why}; {self.mend}."
+
+
+class UserError(Exception):
+    """One or more problems that the user can mend; all of them are reported at once."""
+
+    def __init__(self, *problems: Problem) -> None:
+        assert problems, "a UserError names at least one problem"
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)))
+
+
+def raise_if_any(problems: Iterable[Problem]) -> None:
+    """Raise one UserError for all the problems, if there are any."""
+    found = tuple(dict.fromkeys(problems))
+    if found:
+        raise UserError(*found)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A mend for an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+
+
+def run_command(command: Callable[[], int | None], *, quiet: bool = False) -> int:
+    """Run a command and return its exit code: a UserError becomes its sentences on stderr and exit code 2.
+
+    Args:
+        command: returns an exit code, or None for 0.
+        quiet: say nothing; for the ranks of a launch other than the first, which would all say the same.
+    """
+    try:
+        return command() or 0
+    except UserError as error:
+        if not quiet:
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+        return EXIT_USER_ERROR

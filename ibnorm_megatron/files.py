@@ -1,0 +1,63 @@
+"""Writing so that nothing is half there: temporary name, fsync, rename. And hashing what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+_CHUNK = 1 << 20
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8) in one step: a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON in one step."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sync_file(path: Path) -> None:
+    """Make a finished file's bytes durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; a rename is not before this."""
+    sync_file(path)
+
+
+def rename_directory(source: Path, target: Path) -> None:
+    """Give a finished directory its final name, durably. Its files must be synced already."""
+    sync_directory(source)
+    os.rename(source, target)
+    sync_directory(target.parent)
+
+
+def hash_file(path: Path) -> str:
+    """XXH3 (64 bit, hex) of a file's bytes: fast enough to check every shard when it is opened."""
+    digest = xxhash.xxh3_64()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """XXH3 (64 bit, hex) of a text's UTF-8 bytes."""
+    return xxhash.xxh3_64_hexdigest(text.encode("utf-8"))

@@ -1,0 +1,110 @@
+"""The typed config of a decoder-only language model, and what it costs in parameters and FLOPs.
+
+One config describes both families: LLaMA (RoPE, SwiGLU, no biases, untied) and GPT-2 (learned positions, GELU, biases,
+tied). Nothing here imports torch, so a 70B model can be described anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+
+from ..norms.config import NormConfig, RMSNormConfig, parse_norm
+
+#: The five places where a norm enters a Megatron-core model; q and k only with ``qk_norm``.
+SITES = ("attn_in", "q", "k", "mlp_in", "final")
+
+#: Rows of the vocabulary are padded to this many per tensor-parallel rank; the loss masks the padding out.
+VOCAB_ROWS_MULTIPLE = 128
+
+AnyNorm = Annotated[SerializeAsAny[NormConfig], BeforeValidator(parse_norm)]
+
+
+class ModelConfig(BaseModel):
+    """Shape of the model. Sizes are counts; ``dropout`` is a probability; ``init_std`` is in units of the weights."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    num_layers: int = Field(gt=0)
+    hidden_size: int = Field(gt=0, description="width of the residual stream")
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(0, ge=0, description="grouped-query attention; 0 means one per attention head")
+    ffn_hidden_size: int = Field(gt=0, description="inner width of the MLP (of each half, for SwiGLU)")
+    vocab_size: int = Field(gt=0, description="rows of the embedding that can be predicted, without padding")
+    max_sequence_length: int = Field(gt=0, description="longest sequence; rows of a learned position embedding")
+    position_embedding: Literal["rope", "learned"] = "rope"
+    rope_base: int = Field(10_000, gt=0)
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    linear_bias: bool = False
+    tie_embeddings: bool = False
+    norm: AnyNorm = RMSNormConfig(kind="rmsnorm")
+    qk_norm: bool = Field(False, description="normalize every head's query and key")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    init_std: float = Field(0.02, gt=0)
+    scale_residual_init: bool = Field(True, description="divide the init of layers that write to the residual by sqrt(2 L)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_key_value_head_each(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("num_key_value_heads"):
+            return {**values, "num_key_value_heads": values.get("num_attention_heads")}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        for field in ("hidden_size", "num_attention_heads"):
+            divisor = "num_attention_heads" if field == "hidden_size" else "num_key_value_heads"
+            if getattr(self, field) % getattr(self, divisor):
+                raise ValueError(f"{field} {getattr(self, field)} is not divisible by {divisor} {getattr(self, divisor)}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def padded_vocab_size(self, tensor: int) -> int:
+        """Rows of the embedding as built for ``tensor`` parallel ranks."""
+        multiple = VOCAB_ROWS_MULTIPLE * tensor
+        return -(-self.vocab_size // multiple) * multiple
+
+    def norm_at(self, site: str, layer: int | None) -> NormConfig:
+        """The norm at a site of :data:`SITES`; ``layer`` counts from 0 and is None for ``final``."""
+        assert site in SITES and (layer is None) == (site == "final")
+        return self.norm
+
+    def norm_sites(self) -> list[tuple[str, int | None, int]]:
+        """Every norm of the model in the order data meets it: (site, layer, width)."""
+        in_layer = ["attn_in", *(["q", "k"] if self.qk_norm else []), "mlp_in"]
+        sites: list[tuple[str, int | None, int]] = [
+            (site, layer, self.head_dim if site in ("q", "k") else self.hidden_size)
+            for layer in range(self.num_layers)
+            for site in in_layer
+        ]
+        return [*sites, ("final", None, self.hidden_size)]
+
+    def num_params(self) -> dict[str, int]:
+        """Trainable parameters by part, without vocabulary padding; their sum is the published size."""
+        hidden, ffn, bias = self.hidden_size, self.ffn_hidden_size, int(self.linear_bias)
+        qkv_out = hidden + 2 * self.num_key_value_heads * self.head_dim
+        fc1_out = ffn * (2 if self.activation == "swiglu" else 1)
+        table = self.vocab_size * hidden
+        return {
+            "token embedding": table,
+            "position embedding": self.max_sequence_length * hidden if self.position_embedding == "learned" else 0,
+            "attention": self.num_layers * (hidden * qkv_out + hidden * hidden + bias * (qkv_out + hidden)),
+            "mlp": self.num_layers * (hidden * fc1_out + ffn * hidden + bias * (fc1_out + hidden)),
+            "norms": sum(self.norm_at(site, layer).num_params(width) for site, layer, width in self.norm_sites()),
+            "output head": 0 if self.tie_embeddings else table,
+        }
+
+    def flops_per_token(self, sequence_length: int) -> int:
+        """Model FLOPs of one token's forward and backward pass, the PaLM formula (arXiv 2204.02311, appendix B).
+
+        6 per weight of every matrix product (the output head included, the embedding lookup not) plus
+        12 L h s for the attention scores and their use, without a discount for causality.
+        """
+        parts = self.num_params()
+        matrices = parts["attention"] + parts["mlp"] + self.vocab_size * self.hidden_size
+        return 6 * matrices + 12 * self.num_layers * self.hidden_size * sequence_length

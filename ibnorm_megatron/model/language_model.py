@@ -1,0 +1,68 @@
+"""The model that is trained: Megatron-core's GPTModel from our spec, and its loss."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from torch import Tensor, nn
+
+from ..parallel.config import Precision
+from ..parallel.groups import Groups
+from .config import ModelConfig
+from .init import initialize
+from .spec import block_spec, check_norms, transformer_config
+
+
+class LanguageModel(nn.Module):
+    """A decoder-only language model on this rank, initialized from ``seed``.
+
+    Args:
+        model: its shape and norms.
+        groups: this rank's place in the layout.
+        precision: of weights and activations.
+        seed: of the initial weights.
+    """
+
+    def __init__(self, model: ModelConfig, groups: Groups, precision: Precision, seed: int) -> None:
+        super().__init__()
+        config = transformer_config(model, groups.layout, precision)
+        learned = model.position_embedding == "learned"
+        self.gpt = _MaskedVocabGPT(
+            config,
+            block_spec(model),
+            vocab_size=model.padded_vocab_size(groups.layout.tensor),
+            max_sequence_length=model.max_sequence_length,
+            position_embedding_type="learned_absolute" if learned else "rope",
+            rotary_base=model.rope_base,
+            share_embeddings_and_output_weights=model.tie_embeddings,
+        )
+        self.gpt.mask_vocab_from(model.vocab_size)
+        check_norms(self.gpt, model)
+        # torch.nn.Embedding, which holds learned positions, ignores params_dtype.
+        self.gpt.to(config.params_dtype)
+        initialize(self.gpt, model, seed, groups.tensor)
+
+    def forward(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor, position_ids: Tensor) -> Tensor:
+        """Sum of the cross-entropy, in nats, over the labels that ``loss_mask`` keeps.
+
+        tokens, labels and position_ids are integers ``[b, s]``, loss_mask is float ``[b, s]``. Returns a float32 scalar;
+        dividing by the number of tokens is the caller's, who alone knows how many there are in the whole step.
+        """
+        losses = self.gpt(tokens, position_ids, None, labels=labels)
+        return (losses.float() * loss_mask).sum()
+
+
+class _MaskedVocabGPT(GPTModel):
+    """GPTModel whose padded vocabulary rows are never predicted, so that the loss is the same at every padding."""
+
+    def mask_vocab_from(self, vocab_size: int) -> None:
+        """Give ids from ``vocab_size`` on probability 0."""
+        rows = self.vocab_size // self.tp_group.size()
+        self._first_masked_column = max(0, min(rows, vocab_size - self.tp_group.rank() * rows))
+        self._columns = rows
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        if self._first_masked_column < self._columns:
+            masked = torch.arange(self._columns, device=logits.device) >= self._first_masked_column
+            logits = logits.masked_fill(masked, torch.finfo(logits.dtype).min)
+        return super().compute_language_model_loss(labels, logits)

@@ -1,0 +1,36 @@
+"""Norms: bounded compressions, the IBNorm operator, its layers, and their registry. Imports nothing else of ours.
+
+The names below load on first use, so that naming a norm in a config does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compression import Compression, compression_names, get_compression, register_compression
+    from .config import IBNormConfig, LayerNormConfig, NormConfig, RMSNormConfig, norm_names, parse_norm, register_norm
+    from .functional import ib_norm, rms_norm
+    from .modules import IBNorm, LayerNorm, Norm, RMSNorm
+
+_HOME = {
+    "compression": ["Compression", "compression_names", "get_compression", "register_compression"],
+    "config": ["IBNormConfig", "LayerNormConfig", "NormConfig", "RMSNormConfig", "norm_names", "parse_norm", "register_norm"],
+    "functional": ["ib_norm", "rms_norm"],
+    "modules": ["IBNorm", "LayerNorm", "Norm", "RMSNorm"],
+}
+
+__all__ = [  # noqa: PLE0604
+    "Compression", "compression_names", "get_compression", "register_compression",
+    "IBNormConfig", "LayerNormConfig", "NormConfig", "RMSNormConfig", "norm_names", "parse_norm", "register_norm",
+    "ib_norm", "rms_norm",
+    "IBNorm", "LayerNorm", "Norm", "RMSNorm",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,155 @@
+"""The typed config of a norm, and the registry of norms by name.
+
+``model.norm`` in a config is a name (``rmsnorm``, ``layernorm``, ``ibnorm_log``, ...) or a mapping whose ``kind`` is
+such a name: ``{kind: ibnorm_tanh, lambda: 2, scale: relative}``. Each kind is a config class of its own, so an option
+that a norm does not have is refused, and a new norm brings its options with it.
+
+Nothing here imports torch until a norm is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .compression import ALIASES, compression_names, get_compression, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class NormConfig(BaseModel):
+    """What every norm has. A kind subclasses it, adds its options and says which module it builds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_name=True, validate_by_alias=True)
+
+    kind: str = Field(description="registered name of the norm")
+    eps: float = Field(1e-5, gt=0, description="added to the variance inside the root")
+    bias: bool = Field(True, description="whether there is a beta")
+    center: bool = Field(True, description="whether the row's mean is subtracted")
+
+    def module_class(self) -> type[nn.Module]:
+        """The ``nn.Module`` to build; it takes hidden_size, eps, the options by name, and the site's keywords."""
+        raise TypeError(f"{type(self).__name__} does not say which module it builds")
+
+    def build(self, width: int, **site: Any) -> nn.Module:
+        """Build the norm for rows of ``width``; ``site`` passes the builder's ``config`` and the gradient marks on."""
+        options = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+        return self.module_class()(width, **options, **site)
+
+    def num_params(self, width: int) -> int:
+        """Parameters of one norm of this width."""
+        return width * (2 if self.bias else 1)
+
+    def label(self) -> str:
+        """A short name for tables and pictures: the kind and every option that is not its default."""
+        return self._label(self.kind, hidden=("kind",))
+
+    def _label(self, name: str, hidden: tuple[str, ...]) -> str:
+        default = type(self)(kind=self.kind)
+        changed = [
+            f"{field.alias or option}={getattr(self, option)}"
+            for option, field in type(self).model_fields.items()
+            if option not in hidden and getattr(self, option) != getattr(default, option)
+        ]
+        return f"{name}({', '.join(changed)})" if changed else name
+
+
+Kind = TypeVar("Kind", bound=type[NormConfig])
+_KINDS: dict[str, type[NormConfig]] = {}
+_IB_PREFIX = "ibnorm_"
+
+
+def norm_names() -> list[str]:
+    """Every name that ``model.norm`` accepts; each registered compression C adds ``ibnorm_C``."""
+    return [*_KINDS, *(f"{_IB_PREFIX}{name}" for name in [*compression_names(), *ALIASES])]
+
+
+def register_norm(name: str) -> Callable[[Kind], Kind]:
+    """Class decorator: make a config class known as ``model.norm=<name>``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(config_class: Kind) -> Kind:
+        if name in norm_names():
+            raise ValueError(f"a norm named {name!r} exists already; give yours another name")
+        _KINDS[name] = config_class
+        return config_class
+
+    return register
+
+
+@register_norm("layernorm")
+class LayerNormConfig(NormConfig):
+    """LayerNorm, arXiv 1607.06450."""
+
+    def module_class(self) -> type[nn.Module]:
+        from .modules import LayerNorm
+
+        return LayerNorm
+
+
+@register_norm("rmsnorm")
+class RMSNormConfig(NormConfig):
+    """RMSNorm, arXiv 1910.07467."""
+
+    bias: bool = False
+    center: bool = False
+
+    def module_class(self) -> type[nn.Module]:
+        from .modules import RMSNorm
+
+        return RMSNorm
+
+
+@register_norm("ibnorm")
+class IBNormConfig(NormConfig):
+    """IBNorm, arXiv 2510.25262; the formulas are those of :mod:`ibnorm_megatron.norms.compression`."""
+
+    compression: str = Field("log", description="registered name of the bounded compression")
+    lam: float = Field(4.0, gt=0, alias="lambda", description="strength; larger is weaker")
+    scale: str = Field("absolute", pattern="^(absolute|relative)$", description="absolute | relative")
+    form: str = Field("unit_slope", pattern="^(unit_slope|literal)$", description="unit_slope | literal")
+
+    @model_validator(mode="after")
+    def _check(self) -> IBNormConfig:
+        get_compression(self.compression)
+        if self.form == "literal" and self.lam < 1:
+            raise ValueError(f"lambda {self.lam} is below 1, where the literal form is unbounded: use lambda >= 1 or form unit_slope")
+        return self
+
+    def module_class(self) -> type[nn.Module]:
+        from .modules import IBNorm
+
+        return IBNorm
+
+    def label(self) -> str:
+        return self._label(f"{_IB_PREFIX}{self.compression}", hidden=("kind", "compression"))
+
+
+def parse_norm(value: Any) -> NormConfig:
+    """Turn a name, a mapping with a ``kind``, or a ready NormConfig into a NormConfig.
+
+    Raises:
+        ValueError: an unknown kind, an unknown option, or a value out of range (pydantic's ValidationError is one).
+    """
+    if isinstance(value, NormConfig):
+        return value
+    options = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
+        raise ValueError(f"a norm is a name or a mapping with a kind; known names are {', '.join(norm_names())}")
+    kind = options["kind"]
+    if kind not in norm_names():
+        raise ValueError(f"there is no norm named {kind!r}: {nearest(kind, norm_names())}")
+    if kind not in _KINDS:
+        options = {"compression": get_compression(kind.removeprefix(_IB_PREFIX)).name, **options, "kind": "ibnorm"}
+        kind = "ibnorm"
+    config_class = _KINDS[kind]
+    known = [field.alias or name for name, field in config_class.model_fields.items()]
+    for unknown in [key for key in options if key not in known and key not in config_class.model_fields]:
+        raise ValueError(f"{kind} has no option {unknown!r}: {nearest(unknown, known)}")
+    return config_class.model_validate(options)

@@ -1,0 +1,120 @@
+"""DeepSpeed under our layout: its config built from ours, its engine started once, and the few calls a loop needs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import Layout, Precision
+from .gradients import sum_partial_gradients
+from .groups import Groups, ModelParallelUnit
+
+
+def deepspeed_config(
+    layout: Layout, precision: Precision, *, micro_batch_size: int, micro_batches: int, grad_clip: float
+) -> dict[str, Any]:
+    """The DeepSpeed config of a run; ``layout.deepspeed`` overrides any key of it, block by block.
+
+    Args:
+        layout: gives the ZeRO stage and the offloading.
+        precision: of weights and activations; bf16 and fp16 keep float32 masters, and accumulate in float32.
+        micro_batch_size: sequences a rank takes at once.
+        micro_batches: gradient accumulation steps.
+        grad_clip: largest gradient norm, 0 for none. Stage 0 clips in :class:`Engine`, which needs the norm anyway.
+    """
+    zero: dict[str, Any] = {"stage": layout.zero_stage}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": micro_batches,
+        "gradient_clipping": grad_clip if layout.zero_stage > 0 else 0.0,
+        "zero_optimization": zero,
+        "steps_per_print": 10**9,  # our callbacks print
+    }
+    if layout.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW steps on the CPU too, without a build
+    if precision != "fp32":
+        config[precision] = {"enabled": True}
+        if micro_batches > 1:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return _merged(config, layout.deepspeed)
+
+
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did: the norm of the whole gradient before clipping, and whether fp16 skipped the step."""
+
+    grad_norm: float
+    skipped: bool
+
+
+class Engine:
+    """A module and its optimizer under DeepSpeed. Call :meth:`backward` once per micro-batch, then :meth:`step`.
+
+    Args:
+        module: its ``forward`` returns a scalar loss.
+        optimizer: a torch optimizer over the module's parameters.
+        groups: this rank's place in the layout.
+        config: from :func:`deepspeed_config`.
+        grad_clip: largest gradient norm, 0 for none.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, groups: Groups, config: dict[str, Any], grad_clip: float
+    ) -> None:
+        import deepspeed
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.WARNING)
+        self.groups, self.module = groups, module
+        self._clip = grad_clip if grad_clip > 0 else float("inf")
+        sum_partial_gradients(module, groups.tensor)
+        deepspeed.init_distributed(dist_init_required=False)
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit()
+        )
+
+    def __call__(self, **inputs: Any) -> Tensor:
+        return self.deepspeed(**inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add one micro-batch's gradients. DeepSpeed averages over micro-batches and data-parallel ranks."""
+        self.deepspeed.backward(loss)
+        if not self.deepspeed.is_gradient_accumulation_boundary():
+            self.deepspeed.step()  # only counts the micro-batch
+
+    def step(self) -> StepResult:
+        """Clip and apply the accumulated gradients."""
+        skipped = self.deepspeed.skipped_steps
+        norm = self._clip_unsharded() if self.deepspeed.zero_optimization_stage() == 0 else None
+        self.deepspeed.step()
+        norm = self.deepspeed.get_global_grad_norm() if norm is None else norm
+        return StepResult(float(norm), self.deepspeed.skipped_steps > skipped)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the learning rate of every parameter group."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+
+    def close(self) -> None:
+        """Give back what the engine holds: hooks, buffers."""
+        self.deepspeed.destroy()
+
+    def _clip_unsharded(self) -> float:
+        """Stage 0 has no ZeRO optimizer to compute the norm; DeepSpeed's own function knows of tensor parallelism."""
+        from deepspeed.runtime.utils import clip_grad_norm_
+
+        return float(clip_grad_norm_(self.module.parameters(), self._clip, mpu=self.deepspeed.mpu))

@@ -1,0 +1,18 @@
+"""Keep other libraries' start-up chatter off the terminal, so that what is printed is what the user asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def quiet() -> None:
+    """Silence known warnings that say nothing about the run: missing optional extensions, renamed torch functions."""
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # torchrun sets this one too; without it every CPU process takes all cores and they fight over them.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("megatron", "torch.distributed", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)

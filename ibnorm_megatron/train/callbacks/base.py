@@ -1,0 +1,33 @@
+"""The moments of a run at which something may happen that the loop knows nothing of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+
+Record = dict[str, Any]
+
+
+class Callback:
+    """Override the moments you need. Every rank calls every callback in the same order, so collectives are allowed."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step, after a checkpoint was restored."""
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        """After an optimizer step; ``record`` is what metrics.jsonl will hold of it."""
+
+    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+        """After an evaluation."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """After the last step, or after the step at which the run was asked to stop."""
+
+    def state(self) -> Record:
+        """What of this callback a checkpoint must hold: plain values, the same on every rank."""
+        return {}
+
+    def restore(self, state: Record) -> None:
+        """Take back what :meth:`state` gave."""

@@ -1,0 +1,35 @@
+"""What a person at the terminal sees of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...progress import Progress
+from .base import Callback, Record
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+
+
+class Console(Callback):
+    """A progress bar with the loss, and a line for every evaluation."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        train = trainer.config.train
+        norm = trainer.config.model.norm.label()
+        self._progress = Progress(norm, train.steps, done=trainer.state.step, unit="steps", visible=trainer.groups.first)
+        self._progress.__enter__()
+        if trainer.state.step:
+            self._progress.print(f"{norm}: resumed at step {trainer.state.step}")
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        self._progress.advance(1, f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tokens/s")
+
+    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+        bits = record["val_bits_per_byte"]
+        self._progress.print(f"step {record['step']}: validation loss {record['val_loss']:.4f}, {bits:.4f} bits a byte")
+
+    def on_end(self, trainer: Trainer) -> None:
+        self._progress.__exit__(None, None, None)
+        if trainer.groups.first and trainer.state.step < trainer.config.train.steps:
+            print(f"stopped at step {trainer.state.step} with its state saved; the same command goes on from there", flush=True)

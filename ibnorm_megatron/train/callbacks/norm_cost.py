@@ -1,0 +1,85 @@
+"""What the norms alone cost: their share of a step, measured on the activations of the model that was trained."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...data.dataset import Loader
+from ...model.spec import Site, norms_of
+from ...parallel.cpu_compat import device, on_gpu
+from .base import Callback
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+
+_REPEATS = 7
+
+
+class NormCost(Callback):
+    """After the last step, run every norm forward and backward by itself and add ``norm_share`` to the summary.
+
+    norm_share = (seconds of all norms, forward and backward, for all micro-batches of a step) / (median step seconds).
+    Each norm is a fresh one of the same config, fed with the input that the trained one sees on a validation batch, and
+    its time is the median of several runs; all ranks measure at once, and the slowest counts.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._step_seconds: list[float] = []
+
+    def after_step(self, trainer: Trainer, record: dict) -> None:
+        self._step_seconds.append(record["step_seconds"])
+
+    def on_end(self, trainer: Trainer) -> None:
+        if trainer.state.step < trainer.config.train.steps or not self._step_seconds:
+            return
+        inputs = self._inputs(trainer)
+        seconds = 0.0
+        for site, x in inputs.items():
+            norm = trainer.config.model.norm_at(site.name, site.layer).build(x.shape[-1]).to(x)
+            seconds += _seconds(norm, x)
+        seconds *= trainer.config.train.micro_batches(trainer.groups.data_size)
+        slowest = torch.tensor(seconds, dtype=torch.float64, device=device())
+        dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+        trainer.summary["norm_share"] = float(slowest) / statistics.median(self._step_seconds)
+
+    @torch.no_grad()
+    def _inputs(self, trainer: Trainer) -> dict[Site, Tensor]:
+        """The input of every norm for one validation micro-batch."""
+        seen: dict[Site, Tensor] = {}
+
+        def keep(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            seen[norm.site] = arguments[0].detach().clone()  # type: ignore[index]
+
+        handles = [norm.register_forward_pre_hook(keep) for norm in norms_of(trainer.engine.module).values()]
+        trainer.engine.deepspeed.eval()
+        trainer.engine(**vars(self._loader.once(0)[0].to(device())))
+        trainer.engine.deepspeed.train()
+        for handle in handles:
+            handle.remove()
+        return seen
+
+
+def _seconds(norm: nn.Module, x: Tensor) -> float:
+    """Median seconds of one forward and backward pass."""
+    dy = torch.randn_like(x)
+    times = []
+    for _ in range(_REPEATS):
+        leaf = x.detach().requires_grad_()
+        _synchronize()
+        start = time.perf_counter()
+        norm(leaf).backward(dy)
+        _synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _synchronize() -> None:
+    if on_gpu():
+        torch.cuda.synchronize()

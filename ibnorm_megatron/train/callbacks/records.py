@@ -1,0 +1,143 @@
+"""Where metrics go: metrics.jsonl and summary.json always, TensorBoard and Weights & Biases on request."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from .base import Callback, Record
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+
+
+class JsonLines(Callback):
+    """metrics.jsonl: one object a line, floats in full precision."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        if trainer.groups.first and record["step"] % self._interval == 0:
+            trainer.folder.append_metrics(record)
+
+    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+        if trainer.groups.first:
+            trainer.folder.append_metrics(record)
+
+
+class Summary(Callback):
+    """summary.json: how the run ended, whatever other callbacks added to ``trainer.summary``, and its speed."""
+
+    def __init__(self) -> None:
+        self._step_seconds: list[float] = []
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        self._step_seconds.append(record["step_seconds"])
+        trainer.summary.update(loss=record["loss"])
+
+    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+        trainer.summary.update({key: value for key, value in record.items() if key != "step"})
+
+    def on_end(self, trainer: Trainer) -> None:
+        from statistics import median
+
+        seconds = sorted(self._step_seconds)
+        if seconds:
+            step = median(seconds)
+            trainer.summary.update(step_seconds=step, tokens_per_second=trainer.config.train.tokens_per_step() / step)
+        trainer.summary.update(
+            status="complete" if trainer.state.step == trainer.config.train.steps else "stopped",
+            norm=trainer.config.model.norm.label(),
+            step=trainer.state.step,
+            tokens=trainer.state.tokens,
+            peak_memory_bytes=trainer.peak_memory(),
+            unigram_entropy=trainer.manifest.unigram_entropy,
+            seconds=self._seconds(),
+        )
+        if trainer.groups.first:
+            trainer.folder.write_summary(trainer.summary)
+
+    def state(self) -> Record:
+        return {"seconds": self._seconds()}
+
+    def restore(self, state: Record) -> None:
+        self._seconds_before = state["seconds"]
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+class TensorBoard(Callback):
+    """Event files in the run folder's ``tensorboard``."""
+
+    def __init__(self, interval: int) -> None:
+        self._interval = interval
+        self._writer: Any = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        if trainer.groups.first:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(trainer.folder.path / "tensorboard"), purge_step=trainer.state.step + 1)
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        if record["step"] % self._interval == 0:
+            self._write("train", record)
+
+    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+        self._write("validation", record)
+
+    def on_end(self, trainer: Trainer) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def _write(self, prefix: str, record: Record) -> None:
+        if self._writer:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._writer.add_scalar(f"{prefix}/{name}", value, record["step"])
+
+
+class Wandb(Callback):
+    """Weights & Biases, online or into the run folder; a resumed run goes on in the same record."""
+
+    def __init__(self, interval: int, mode: str, project: str) -> None:
+        self._interval, self._mode, self._project = interval, mode, project
+        self._run: Any = None
+        self._id: str | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        if trainer.groups.first:
+            import wandb
+
+            self._run = wandb.init(
+                project=self._project,
+                mode=self._mode,
+                dir=str(trainer.folder.path),
+                name=trainer.folder.path.name,
+                config=trainer.config.to_dict(),
+                id=self._id,
+                resume="allow" if self._id else None,
+            )
+            self._id = self._run.id
+
+    def after_step(self, trainer: Trainer, record: Record) -> None:
+        if self._run and record["step"] % self._interval == 0:
+            self._run.log({f"train/{key}": value for key, value in record.items()}, step=record["step"])
+
+    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
+        if self._run:
+            self._run.log({f"validation/{key}": value for key, value in record.items()}, step=record["step"])
+
+    def on_end(self, trainer: Trainer) -> None:
+        if self._run:
+            self._run.finish()
+
+    def state(self) -> Record:
+        return {"id": self._id}
+
+    def restore(self, state: Record) -> None:
+        self._id = state["id"]

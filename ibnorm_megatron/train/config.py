@@ -1,0 +1,90 @@
+"""The typed configs of a training run: its length, optimizer, evaluation, checkpoints, records. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..errors import Problem
+from ..parallel.config import Precision
+
+
+class _Room(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TrainConfig(_Room):
+    """Length, batch, precision and optimizer. A batch is counted in sequences, a learning rate per step of AdamW."""
+
+    steps: int = Field(gt=0)
+    sequence_length: int = Field(gt=0, description="tokens a sequence")
+    global_batch_size: int = Field(gt=0, description="sequences a step, over all data-parallel ranks")
+    micro_batch_size: int = Field(gt=0, description="sequences a rank takes at once; the rest is gradient accumulation")
+    seed: int = Field(1234, ge=0, description="of the initial weights, the data order and dropout")
+    precision: Precision = "bf16"
+    lr: float = Field(gt=0, description="peak learning rate")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="learning rate at the last step over the peak")
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    decay_fraction: float = Field(0.2, gt=0, le=1, description="share of all steps in the decay of the wsd schedule")
+    weight_decay: float = Field(0.1, ge=0, description="on matrices; vectors (norms, biases) have none")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    adam_eps: float = Field(1e-8, gt=0)
+    grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 means no clipping")
+
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step sees."""
+        return self.global_batch_size * self.sequence_length
+
+    def micro_batches(self, data_parallel: int) -> int:
+        """Micro-batches that one rank takes a step."""
+        return self.global_batch_size // (self.micro_batch_size * data_parallel)
+
+    def problems(self, data_parallel: int) -> Iterator[Problem]:
+        """What of these numbers does not fit together."""
+        together = self.micro_batch_size * data_parallel
+        if self.global_batch_size % together:
+            why = f"it is not a multiple of micro_batch_size {self.micro_batch_size} x {data_parallel} data-parallel ranks"
+            mend = f"use a multiple of {together} or another train.micro_batch_size"
+            yield Problem("train.global_batch_size", str(self.global_batch_size), why, mend)
+        if self.warmup_steps >= self.steps:
+            why = f"the warm-up does not end within train.steps {self.steps}"
+            yield Problem("train.warmup_steps", str(self.warmup_steps), why, "make it smaller than train.steps")
+        elif self.schedule == "wsd" and self.warmup_steps + self.decay_fraction * self.steps > self.steps:
+            why = f"with {self.warmup_steps} warm-up steps of {self.steps} the decay does not fit"
+            yield Problem("train.decay_fraction", str(self.decay_fraction), why, "shorten one of them")
+
+
+class EvaluateConfig(_Room):
+    """How often and on how much of the validation split the model is evaluated; the last step always is."""
+
+    interval: int = Field(0, ge=0, description="steps between evaluations; 0 means only after the last step")
+    batches: int = Field(8, gt=0, description="global batches an evaluation takes, or fewer if the split ends")
+
+
+class CheckpointConfig(_Room):
+    """How often training state is saved; the last step and a stop by SIGTERM always save."""
+
+    interval: int = Field(1000, ge=0, description="steps between checkpoints; 0 means only where the run ends or stops")
+    keep_last: int = Field(2, gt=0, description="how many of the newest are kept")
+
+
+class LogConfig(_Room):
+    """Where metrics go, beside metrics.jsonl which is always written."""
+
+    interval: int = Field(1, gt=0, description="steps between records")
+    console: bool = Field(True, description="progress on the terminal")
+    tensorboard: bool = False
+    wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = "ibnorm_megatron"
+    norm_cost: bool = Field(False, description="after the last step, time the norms alone and report their share of a step")
+
+
+class RunConfig(_Room):
+    """The folder of this run."""
+
+    dir: str = "runs/default"
+    resume: Literal["auto", "never"] = Field("auto", description="auto continues from the newest checkpoint in dir, if any")

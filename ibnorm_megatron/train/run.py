@@ -1,0 +1,155 @@
+"""One run from a config: check everything, build everything, train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import Config, parse_config
+from ..data.manifest import Manifest, read_manifest
+from ..errors import Problem, UserError, raise_if_any
+from .run_folder import RunFolder, differences
+
+if TYPE_CHECKING:
+    from ..parallel.groups import Groups, World
+    from .loop import Trainer
+
+
+def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config, Manifest]:
+    """Check config, data, world size and run folder together, before anything is imported, started or written.
+
+    Raises:
+        UserError: everything that is wrong, at once.
+    """
+    config, problems = parse_config(path, overrides, world_size=world_size)
+    manifest: Manifest | None = None
+    if config is not None:
+        try:
+            manifest = read_manifest(Path(config.data.path))
+            problems += _data_problems(config, manifest)
+        except UserError as error:
+            problems += error.problems
+        try:
+            RunFolder(config.run.dir).check()
+        except UserError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    assert config is not None
+    assert manifest is not None
+    return config, manifest
+
+
+def _data_problems(config: Config, manifest: Manifest) -> Iterator[Problem]:
+    vocabulary = manifest.tokenizer.vocab_size
+    if vocabulary > config.model.vocab_size:
+        why = f"the tokenizer of {config.data.path} has {vocabulary} entries"
+        yield Problem("model.vocab_size", str(config.model.vocab_size), why, f"set model.vocab_size={vocabulary} or more")
+    for split in ("train", "validation"):
+        if manifest.tokens(split) <= config.train.sequence_length:
+            why = f"the {split} split of {config.data.path} has only {manifest.tokens(split)} tokens"
+            yield Problem("train.sequence_length", str(config.train.sequence_length), why, "shorten it or prepare more text")
+
+
+def run(config: Config, manifest: Manifest, world: World) -> int:
+    """Train, or go on training, what ``config`` describes. Returns the process's exit code."""
+    folder = RunFolder(config.run.dir)
+    latest = _resume_from(folder, config)
+    if latest and (folder.read_summary() or {}).get("status") == "complete":
+        if world.rank == 0:
+            print(f"{folder.path} holds this run, complete; nothing to do")
+        return 0
+
+    from ..parallel.groups import model_parallel, process_group
+
+    with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
+        trainer = build_trainer(config, manifest, groups)
+        if latest:
+            from .checkpoint import load_checkpoint
+
+            trainer.restore(load_checkpoint(folder, trainer.engine, latest))
+        if groups.first:
+            from .run_card import run_card
+
+            folder.begin(config.to_yaml(), run_card(config, manifest, world.size), trainer.state.step)
+        trainer.run()
+        trainer.engine.close()
+    return 0
+
+
+def _resume_from(folder: RunFolder, config: Config) -> str | None:
+    """The checkpoint to go on from, or None to begin.
+
+    Raises:
+        UserError: the folder holds another run, or resuming is switched off and it holds one.
+    """
+    latest = folder.latest_checkpoint()
+    if latest is None:
+        return None
+    if config.run.resume == "never":
+        why = "it holds a run, and run.resume is never"
+        raise UserError(Problem("run.dir", str(folder.path), why, "choose another run.dir or set run.resume=auto"))
+    free = ("run.", "log.", "checkpoint.", "evaluate.")  # what may change without changing the curve
+    mend = "set it back, or choose another run.dir for a new run"
+    raise_if_any(
+        Problem(name, repr(new), f"the run in {folder.path} was begun with {old!r}", mend)
+        for name, old, new in differences(folder.read_config(), config.to_dict())
+        if not name.startswith(free)
+    )
+    return latest
+
+
+def build_trainer(config: Config, manifest: Manifest, groups: Groups) -> Trainer:
+    """Model, engine, data and callbacks of a run on this rank."""
+    import torch
+
+    from ..data.dataset import Loader, SequenceDataset
+    from ..data.manifest import SplitName
+    from ..data.tokenizer import load_tokenizer, token_bytes
+    from ..model.language_model import LanguageModel
+    from ..parallel.engine import Engine, deepspeed_config
+    from .callbacks.checkpoint import Checkpoint, StopOnSignal
+    from .callbacks.console import Console
+    from .callbacks.evaluate import Evaluate
+    from .callbacks.norm_cost import NormCost
+    from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
+    from .loop import Trainer
+    from .optimizer import build_optimizer
+
+    train, log = config.train, config.log
+    folder, data = RunFolder(config.run.dir), Path(config.data.path)
+
+    def loader(split: SplitName, seed: int) -> Loader:
+        sequences = SequenceDataset(data, manifest, split, train.sequence_length, seed, folder.index_cache)
+        return Loader(
+            sequences,
+            global_batch_size=train.global_batch_size,
+            micro_batch_size=train.micro_batch_size,
+            data_rank=groups.data_rank,
+            data_size=groups.data_size,
+        )
+
+    validation = loader("validation", 0)  # the same sequences whatever the seed of the run
+    module = LanguageModel(config.model, groups, train.precision, train.seed)
+    ds_config = deepspeed_config(
+        config.parallel,
+        train.precision,
+        micro_batch_size=train.micro_batch_size,
+        micro_batches=train.micro_batches(groups.data_size),
+        grad_clip=train.grad_clip,
+    )
+    engine = Engine(module, build_optimizer(module, train), groups, ds_config, train.grad_clip)
+    sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
+    callbacks = [
+        Console() if log.console else None,
+        JsonLines(log.interval),
+        TensorBoard(log.interval) if log.tensorboard else None,
+        Wandb(log.interval, log.wandb, log.wandb_project) if log.wandb != "off" else None,
+        StopOnSignal(),
+        Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches),
+        Checkpoint(config.checkpoint.interval, config.checkpoint.keep_last),
+        NormCost(validation) if log.norm_cost else None,
+        Summary(),
+    ]
+    chosen = [callback for callback in callbacks if callback]
+    return Trainer(config, manifest, groups, engine, loader("train", train.seed), folder, chosen)

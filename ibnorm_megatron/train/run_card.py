@@ -1,0 +1,78 @@
+"""The run card: what has to be known about a run to compare it with another, or to run it again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..config import Config
+from ..data.manifest import Manifest
+
+_LIBRARIES = ("torch", "megatron-core", "deepspeed", "sentencepiece", "datasets", "numpy")
+
+
+def run_card(config: Config, manifest: Manifest, world_size: int) -> dict[str, Any]:
+    """Versions, commit, hardware, layout, hashes, seed and sizes of a run; plain values."""
+    layout, train = config.parallel, config.train
+    return {
+        "ibnorm_megatron": __version__,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "hardware": _hardware(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "norm": config.model.norm.label(),
+        "seed": train.seed,
+        "layout": {
+            "world_size": world_size,
+            "tensor": layout.tensor,
+            "sequence_parallel": layout.sequence_parallel,
+            "pipeline": layout.pipeline,
+            "context": layout.context,
+            "data": layout.data(world_size),
+            "zero_stage": layout.zero_stage,
+            "precision": train.precision,
+        },
+        "parameters": config.model.num_params(),
+        "tokens": train.steps * train.tokens_per_step(),
+        "data": {
+            "hash": manifest.content_hash(),
+            "tokenizer": manifest.tokenizer.hash,
+            "train_tokens": manifest.tokens("train"),
+            "validation_tokens": manifest.tokens("validation"),
+            "unigram_entropy": manifest.unigram_entropy,
+        },
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the code that runs, and whether it has local changes; None outside a repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "gpu": gpu,
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": sys.platform,
+    }
