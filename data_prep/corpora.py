@@ -51,7 +51,9 @@ def find_corpora(sources: Sequence[str]) -> list[Corpus]:
             problems.append(Problem("the source", source, why, "give an existing file or folder of such files"))
         corpora += found
     if not sources:
-        problems.append(Problem("the sources", "empty", "there is nothing to read", f"name a file, a folder or {PYTHON_STDLIB}"))
+        problems.append(
+            Problem("the sources", "empty", "there is nothing to read", f"name a file, a folder or {PYTHON_STDLIB}")
+        )
     seen: set[Path] = set()
     for file in (file for corpus in corpora for file in corpus.files):
         if file in seen:
@@ -116,7 +118,9 @@ def _text_of(row: dict[str, object], field: str, corpus: Corpus, number: int) ->
     if not isinstance(text, str):
         found = "missing" if text is None else repr(text)
         known = ", ".join(map(str, row))
-        raise UserError(Problem(where, found, "a document's text is a string", f"name the right one with --text-field (there are {known})"))
+        raise UserError(
+            Problem(where, found, "a document's text is a string", f"name the right one with --text-field (there are {known})")
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

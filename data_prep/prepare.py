@@ -55,7 +55,9 @@ def prepare(options: Options) -> Manifest:
         UserError: the folder exists, a source cannot be read, or a split would be empty.
     """
     if options.out.exists():
-        raise UserError(Problem("--out", str(options.out), "it exists and is never overwritten", "choose another folder or remove it"))
+        raise UserError(
+            Problem("--out", str(options.out), "it exists and is never overwritten", "choose another folder or remove it")
+        )
     if not 0 < options.validation_fraction < 1:
         why = "it is the share of documents held out"
         raise UserError(Problem("--validation-fraction", str(options.validation_fraction), why, "use a number between 0 and 1"))

@@ -65,9 +65,7 @@ def train_tokenizer(documents: Iterable[str], folder: Path, kind: TokenizerKind,
     path.with_suffix(".vocab").unlink()
     sync_file(path)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    return Tokenizer(
-        kind=kind, hash=hash_file(path), vocab_size=processor.vocab_size(), end_of_document=processor.eos_id()
-    )
+    return Tokenizer(kind=kind, hash=hash_file(path), vocab_size=processor.vocab_size(), end_of_document=processor.eos_id())
 
 
 def _lines(documents: Iterable[str]) -> Iterator[str]:
@@ -90,5 +88,7 @@ def encode(processor: sentencepiece.SentencePieceProcessor, documents: list[str]
             at = next((i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded)))
             shown = text[max(0, at - 20) : at + 20]
             why = f"the tokenizer reads character {at} ({text[at : at + 1]!r}) as {decoded[at : at + 1]!r}"
-            raise UserError(Problem(f"a document of {origin}", repr(shown), why, "replace the character or leave the document out"))
+            raise UserError(
+                Problem(f"a document of {origin}", repr(shown), why, "replace the character or leave the document out")
+            )
     return encoded

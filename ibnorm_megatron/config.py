@@ -68,7 +68,9 @@ def parse_config(
     problems += _apply(overrides, values)
     rooms: dict[str, Any] = {}
     for unknown in values.keys() - Config.model_fields.keys():
-        problems.append(Problem(unknown, repr(values[unknown]), "there is no such part of a config", nearest(unknown, Config.model_fields)))
+        problems.append(
+            Problem(unknown, repr(values[unknown]), "there is no such part of a config", nearest(unknown, Config.model_fields))
+        )
     for name, field in Config.model_fields.items():
         rooms[name], found = _room(field.annotation, values.get(name, {}), name)
         problems += found
@@ -120,11 +122,20 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        return {}, [Problem("the config file", str(path), f"it cannot be read ({why})", "give the path of a YAML file, such as configs/quickstart.yaml")]
+        return {}, [
+            Problem(
+                "the config file",
+                str(path),
+                f"it cannot be read ({why})",
+                "give the path of a YAML file, such as configs/quickstart.yaml",
+            )
+        ]
     try:
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        return {}, [Problem("the config file", str(path), "it is not valid YAML: " + " ".join(str(error).split()), "mend it there")]
+        return {}, [
+            Problem("the config file", str(path), "it is not valid YAML: " + " ".join(str(error).split()), "mend it there")
+        ]
     if not isinstance(values, dict):
         return {}, [Problem("the config file", str(path), "it does not hold a mapping", "start from one of configs/")]
     return values, []
@@ -137,7 +148,11 @@ def _apply(overrides: Sequence[str], values: dict[str, Any]) -> list[Problem]:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().removeprefix("--").split(".")
         if not equals or len(keys) < 2 or not all(keys):
-            problems.append(Problem("the override", repr(override), "it is not of the form room.field=value", "write it like train.steps=100"))
+            problems.append(
+                Problem(
+                    "the override", repr(override), "it is not of the form room.field=value", "write it like train.steps=100"
+                )
+            )
             continue
         try:
             value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)

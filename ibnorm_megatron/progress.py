@@ -31,7 +31,12 @@ class Progress:
         console = Console(file=sys.stderr)
         self._live: RichProgress | None = None
         if visible and console.is_terminal:
-            columns: list[str | ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), _Rate(unit), TimeRemainingColumn()]
+            columns: list[str | ProgressColumn] = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                _Rate(unit),
+                TimeRemainingColumn(),
+            ]
             self._live = RichProgress(*columns, TextColumn("{task.fields[note]}"), console=console)
         self._started = self._spoken = time.monotonic()
         self._begun_at = done

@@ -1,0 +1,34 @@
+"""The ``ibnorm`` command. Every subcommand is a module here with ``HELP``, ``configure`` and ``execute``; it imports what it
+needs when it runs, so that ``ibnorm --help`` imports next to nothing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..errors import run_command
+
+#: Subcommand -> module of this package, in the order that --help shows.
+COMMANDS = {"prepare": "prepare", "train": "train", "dry-run": "dry_run", "compare": "compare"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="ibnorm", description="Pretrain language models with IBNorm, and compare norms honestly."
+    )
+    parser.add_argument("--version", action="version", version=f"ibnorm_megatron {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules = {name: import_module(f"{__name__}.{module}") for name, module in COMMANDS.items()}
+    for name, module in modules.items():
+        module.configure(subparsers.add_parser(name, help=module.HELP, description=module.HELP))
+    parsed = parser.parse_args(arguments)
+    return run_command(lambda: modules[parsed.command].execute(parsed))
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that reads a config."""
+    parser.add_argument("config", help="a YAML file, such as configs/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="room.field=value", help="such as model.norm=ibnorm_tanh")

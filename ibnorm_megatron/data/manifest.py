@@ -94,13 +94,17 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = (folder / MANIFEST).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        raise UserError(Problem("data.path", str(folder), f"there is no prepared data there (no {MANIFEST})", prepare)) from None
+        raise UserError(
+            Problem("data.path", str(folder), f"there is no prepared data there (no {MANIFEST})", prepare)
+        ) from None
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "it"
-        raise UserError(Problem(f"{MANIFEST} in {where}", "not valid", f"{field}: {first['msg']}", f"prepare the data again ({prepare})")) from None
+        raise UserError(
+            Problem(f"{MANIFEST} in {where}", "not valid", f"{field}: {first['msg']}", f"prepare the data again ({prepare})")
+        ) from None
     problems = list(_check_files(folder, manifest))
     if problems:
         raise UserError(*problems)

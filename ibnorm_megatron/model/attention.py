@@ -44,7 +44,10 @@ class CoreAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> Tensor:
-        """query ``[s, b, heads, head_dim]``, key and value ``[s, b, kv_heads, head_dim]``; returns ``[s, b, heads * head_dim]``."""
+        """query ``[s, b, heads, head_dim]``, key and value ``[s, b, kv_heads, head_dim]``.
+
+        Returns ``[s, b, heads * head_dim]``.
+        """
         assert attention_mask is None and attention_bias is None and packed_seq_params is None, "attention is causal only"
         attend = _flash_attention if _flash_can_run(query) else _scaled_dot_product_attention
         output = attend(query, key, value, self.dropout if self.training else 0.0, self.scale)

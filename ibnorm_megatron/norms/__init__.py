@@ -21,11 +21,24 @@ _HOME = {
     "modules": ["IBNorm", "LayerNorm", "Norm", "RMSNorm"],
 }
 
-__all__ = [  # noqa: PLE0604
-    "Compression", "compression_names", "get_compression", "register_compression",
-    "IBNormConfig", "LayerNormConfig", "NormConfig", "RMSNormConfig", "norm_names", "parse_norm", "register_norm",
-    "ib_norm", "rms_norm",
-    "IBNorm", "LayerNorm", "Norm", "RMSNorm",
+__all__ = [
+    "Compression",
+    "IBNorm",
+    "IBNormConfig",
+    "LayerNorm",
+    "LayerNormConfig",
+    "Norm",
+    "NormConfig",
+    "RMSNorm",
+    "RMSNormConfig",
+    "compression_names",
+    "get_compression",
+    "ib_norm",
+    "norm_names",
+    "parse_norm",
+    "register_compression",
+    "register_norm",
+    "rms_norm",
 ]  # fmt: skip
 
 

@@ -119,7 +119,9 @@ class IBNormConfig(NormConfig):
     def _check(self) -> IBNormConfig:
         get_compression(self.compression)
         if self.form == "literal" and self.lam < 1:
-            raise ValueError(f"lambda {self.lam} is below 1, where the literal form is unbounded: use lambda >= 1 or form unit_slope")
+            raise ValueError(
+                f"lambda {self.lam} is below 1, where the literal form is unbounded: use lambda >= 1 or form unit_slope"
+            )
         return self
 
     def module_class(self) -> type[nn.Module]:

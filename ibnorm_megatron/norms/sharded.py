@@ -33,7 +33,7 @@ class ShardedIBNorm(torch.autograd.Function):
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1]).to(working_dtype(x))
         row_stats = _input_statistics(rows, plan, group)
-        u, scale = _deviation(rows, row_stats, plan)
+        u, _ = _deviation(rows, row_stats, plan)
         g, slope = plan.compress(u), plan.slope(u)
         width = row_stats[:, :1]
         terms = [g, g * g, slope, g * slope] + ([slope * u, g * slope * u] if plan.relative else [])

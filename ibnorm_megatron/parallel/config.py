@@ -46,7 +46,9 @@ class Layout(BaseModel):
         """What of this layout cannot work by itself."""
         for field in ("pipeline", "context"):
             if getattr(self, field) > 1:
-                yield Problem(f"parallel.{field}", str(getattr(self, field)), "only 1 is built so far", f"set parallel.{field}=1")
+                yield Problem(
+                    f"parallel.{field}", str(getattr(self, field)), "only 1 is built so far", f"set parallel.{field}=1"
+                )
         if self.zero_stage == 0 and precision != "fp32":
             why = f"{precision} at stage 0 takes a wrong first optimizer step in DeepSpeed"
             yield Problem("parallel.zero_stage", "0", why, "set parallel.zero_stage=1 or train.precision=fp32")
@@ -56,4 +58,6 @@ class Layout(BaseModel):
         if world_size is not None and world_size % self.model_parallel:
             need = f"tensor {self.tensor} x pipeline {self.pipeline} x context {self.context} = {self.model_parallel}"
             why = f"the layout needs a multiple of {need} processes"
-            yield Problem("the world size", str(world_size), why, f"launch {self.model_parallel} or a multiple, or set parallel.tensor")
+            yield Problem(
+                "the world size", str(world_size), why, f"launch {self.model_parallel} or a multiple, or set parallel.tensor"
+            )

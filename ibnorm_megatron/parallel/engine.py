@@ -83,9 +83,7 @@ class Engine:
         self._clip = grad_clip if grad_clip > 0 else float("inf")
         sum_partial_gradients(module, groups.tensor)
         deepspeed.init_distributed(dist_init_required=False)
-        self.deepspeed, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit()
-        )
+        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
 
     def __call__(self, **inputs: Any) -> Tensor:
         return self.deepspeed(**inputs)

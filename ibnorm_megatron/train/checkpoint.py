@@ -92,7 +92,9 @@ def load_checkpoint(folder: RunFolder, engine: Engine, name: str) -> dict[str, A
     path, client = engine.deepspeed.load_checkpoint(str(folder.checkpoints), tag=name)
     if path is None:
         where = str(folder.checkpoints / name)
-        raise UserError(Problem("the checkpoint", where, "it has no files for this layout", "resume with the layout it was saved in"))
+        raise UserError(
+            Problem("the checkpoint", where, "it has no files for this layout", "resume with the layout it was saved in")
+        )
     _restore_random_state(read_state(folder.checkpoints / name / f"random-rank{dist.get_rank()}.pt"))
     return client["run"]
 

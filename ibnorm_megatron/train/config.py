@@ -21,13 +21,13 @@ class TrainConfig(_Room):
     steps: int = Field(gt=0)
     sequence_length: int = Field(gt=0, description="tokens a sequence")
     global_batch_size: int = Field(gt=0, description="sequences a step, over all data-parallel ranks")
-    micro_batch_size: int = Field(gt=0, description="sequences a rank takes at once; the rest is gradient accumulation")
+    micro_batch_size: int = Field(gt=0, description="most sequences a rank takes at once; the rest is gradient accumulation")
     seed: int = Field(1234, ge=0, description="of the initial weights, the data order and dropout")
     precision: Precision = "bf16"
     lr: float = Field(gt=0, description="peak learning rate")
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="learning rate at the last step over the peak")
     schedule: Literal["cosine", "wsd"] = "cosine"
-    warmup_steps: int = Field(0, ge=0)
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of all steps in the linear warm-up")
     decay_fraction: float = Field(0.2, gt=0, le=1, description="share of all steps in the decay of the wsd schedule")
     weight_decay: float = Field(0.1, ge=0, description="on matrices; vectors (norms, biases) have none")
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -39,23 +39,28 @@ class TrainConfig(_Room):
         """Tokens that one optimizer step sees."""
         return self.global_batch_size * self.sequence_length
 
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the warm-up."""
+        return round(self.warmup_fraction * self.steps)
+
+    def micro_batch(self, data_parallel: int) -> int:
+        """Sequences that a rank takes at once: the largest number up to ``micro_batch_size`` that divides its share."""
+        share = self.global_batch_size // data_parallel
+        return max(size for size in range(1, min(self.micro_batch_size, share) + 1) if share % size == 0)
+
     def micro_batches(self, data_parallel: int) -> int:
         """Micro-batches that one rank takes a step."""
-        return self.global_batch_size // (self.micro_batch_size * data_parallel)
+        return self.global_batch_size // (self.micro_batch(data_parallel) * data_parallel)
 
     def problems(self, data_parallel: int) -> Iterator[Problem]:
         """What of these numbers does not fit together."""
-        together = self.micro_batch_size * data_parallel
-        if self.global_batch_size % together:
-            why = f"it is not a multiple of micro_batch_size {self.micro_batch_size} x {data_parallel} data-parallel ranks"
-            mend = f"use a multiple of {together} or another train.micro_batch_size"
-            yield Problem("train.global_batch_size", str(self.global_batch_size), why, mend)
-        if self.warmup_steps >= self.steps:
-            why = f"the warm-up does not end within train.steps {self.steps}"
-            yield Problem("train.warmup_steps", str(self.warmup_steps), why, "make it smaller than train.steps")
-        elif self.schedule == "wsd" and self.warmup_steps + self.decay_fraction * self.steps > self.steps:
-            why = f"with {self.warmup_steps} warm-up steps of {self.steps} the decay does not fit"
-            yield Problem("train.decay_fraction", str(self.decay_fraction), why, "shorten one of them")
+        if self.global_batch_size % data_parallel:
+            why = f"{data_parallel} data-parallel ranks cannot share it equally"
+            yield Problem("train.global_batch_size", str(self.global_batch_size), why, f"use a multiple of {data_parallel}")
+        if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
+            why = f"with train.warmup_fraction {self.warmup_fraction} it does not fit into the run"
+            yield Problem("train.decay_fraction", str(self.decay_fraction), why, "let the two add up to 1 at most")
 
 
 class EvaluateConfig(_Room):

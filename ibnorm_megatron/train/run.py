@@ -124,7 +124,7 @@ def build_trainer(config: Config, manifest: Manifest, groups: Groups) -> Trainer
         return Loader(
             sequences,
             global_batch_size=train.global_batch_size,
-            micro_batch_size=train.micro_batch_size,
+            micro_batch_size=train.micro_batch(groups.data_size),
             data_rank=groups.data_rank,
             data_size=groups.data_size,
         )
@@ -134,7 +134,7 @@ def build_trainer(config: Config, manifest: Manifest, groups: Groups) -> Trainer
     ds_config = deepspeed_config(
         config.parallel,
         train.precision,
-        micro_batch_size=train.micro_batch_size,
+        micro_batch_size=train.micro_batch(groups.data_size),
         micro_batches=train.micro_batches(groups.data_size),
         grad_clip=train.grad_clip,
     )

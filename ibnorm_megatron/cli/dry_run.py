@@ -1,0 +1,120 @@
+"""``ibnorm dry-run``: what a config means, without a GPU, a process group, or torch."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from . import add_config_arguments
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..config import Config
+
+HELP = "show what a config means: sizes, layout, norms, schedule; starts nothing"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--world-size", type=int, metavar="N", help="processes to lay out; by default one copy of the model")
+
+
+def execute(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ..config import load_config
+
+    config = load_config(arguments.config, arguments.overrides, world_size=arguments.world_size)
+    world = arguments.world_size or config.parallel.model_parallel
+    console = Console(highlight=False)
+    console.print(config.to_yaml(), markup=False)
+    for table in (_parameters(config), _layout(config, world), _norms(config), _schedule(config), _data(config)):
+        console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def _parameters(config: Config) -> Table:
+    table = _table("parameters", "part", "count", "share")
+    parts = config.model.num_params()
+    total = sum(parts.values())
+    for part, count in parts.items():
+        table.add_row(part, f"{count:,}", f"{100 * count / total:.1f} %")
+    table.add_row("total", f"{total:,}", "")
+    padding = config.model.padded_vocab_size(config.parallel.tensor) - config.model.vocab_size
+    table.caption = f"built with {padding} more vocabulary rows, which are never predicted" if padding else None
+    return table
+
+
+def _layout(config: Config, world: int) -> Table:
+    layout, train = config.parallel, config.train
+    data = layout.data(world)
+    table = _table("layout", "what", "value")
+    rows = {
+        "processes": world,
+        "tensor parallel": layout.tensor,
+        "sequence parallel": "yes" if layout.sequence_parallel else "no",
+        "pipeline parallel": layout.pipeline,
+        "context parallel": layout.context,
+        "data parallel": data,
+        "ZeRO stage": layout.zero_stage,
+        "optimizer on the CPU": "yes" if layout.offload_optimizer else "no",
+        "precision": train.precision,
+        "micro-batch": f"{train.micro_batch(data)} x {train.sequence_length} tokens",
+        "micro-batches a step and rank": train.micro_batches(data),
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def _norms(config: Config) -> Table:
+    model = config.model
+    table = _table("norm at every site", "site", "layers", "norm", "width", "parameters")
+    sites: dict[tuple[str, str, int, int], list[int | None]] = {}
+    for site, layer, width in model.norm_sites():
+        norm = model.norm_at(site, layer)
+        sites.setdefault((site, norm.label(), width, norm.num_params(width)), []).append(layer)
+    for (site, label, width, count), layers in sites.items():
+        where = "-" if layers == [None] else f"{layers[0]}-{layers[-1]}"
+        table.add_row(site, where, label, str(width), f"{count * len(layers):,}")
+    return table
+
+
+def _schedule(config: Config) -> Table:
+    from ..train.schedule import learning_rate
+
+    train = config.train
+    table = _table(f"schedule: {train.schedule}, {train.steps:,} steps", "at step", "learning rate", "tokens")
+    marks = {1, train.warmup_steps, train.steps // 4, train.steps // 2, 3 * train.steps // 4, train.steps}
+    for step in sorted(mark for mark in marks if mark >= 1):
+        table.add_row(f"{step:,}", f"{learning_rate(train, step):.3e}", f"{step * train.tokens_per_step():,}")
+    return table
+
+
+def _data(config: Config) -> Table:
+    from pathlib import Path
+
+    from ..data.manifest import MANIFEST, read_manifest
+
+    tokens = config.train.steps * config.train.tokens_per_step()
+    parameters = sum(config.model.num_params().values())
+    table = _table("tokens and compute", "what", "value")
+    table.add_row("tokens a step", f"{config.train.tokens_per_step():,}")
+    table.add_row("tokens in all", f"{tokens:,}")
+    table.add_row("tokens a parameter", f"{tokens / parameters:.1f}")
+    table.add_row("FLOPs in all", f"{tokens * config.model.flops_per_token(config.train.sequence_length):.3e}")
+    if (Path(config.data.path) / MANIFEST).is_file():
+        manifest = read_manifest(Path(config.data.path))
+        table.add_row("epochs", f"{tokens / manifest.tokens('train'):.2f}")
+    else:
+        table.add_row("epochs", f"{config.data.path} is not prepared yet")
+    return table
