@@ -17,6 +17,9 @@ TokenizerKind = Literal["bpe", "unigram"]
 #: Longest piece of text handed to the trainer, in characters; it ignores what is longer than its limit in bytes.
 _LONGEST = 1024
 
+#: Of the trainer's sample of lines: the same text gives the same tokenizer.
+_SEED = 1
+
 #: Pieces that exist before any is learned: unknown, begin and end of document, 256 bytes, newline, tab.
 SMALLEST_VOCABULARY = 3 + 256 + 2
 
@@ -37,6 +40,7 @@ def train_tokenizer(documents: Iterable[str], folder: Path, kind: TokenizerKind,
         why = f"{SMALLEST_VOCABULARY} entries are taken by bytes and symbols"
         raise UserError(Problem("--vocab-size", str(vocab_size), why, f"use more than {SMALLEST_VOCABULARY}"))
     path = folder / TOKENIZER
+    sentencepiece.set_random_generator_seed(_SEED)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_lines(documents),

@@ -36,7 +36,7 @@ done
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
 
 # Data is prepared once for each source; another source gets a folder of its own.
 if [ "$source" = python-stdlib ]; then

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .plan import Plan, working_dtype
+from .plan import Plan, rows_of
 
 
 class EagerIBNorm(torch.autograd.Function):
@@ -32,7 +32,7 @@ class EagerIBNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(working_dtype(x))
+        rows = rows_of(x)
         mean_high, mean_low = _refined_mean(rows) if plan.center else (None, None)
         u, scale = _deviation(rows, mean_high, mean_low, None, plan)
         g = plan.compress(u)
@@ -46,7 +46,7 @@ class EagerIBNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         x, weight, bias, mean_high, mean_low, scale, mean_g, rho = ctx.saved_tensors
         plan: Plan = ctx.plan
-        rows = x.reshape(-1, x.shape[-1]).to(working_dtype(x))
+        rows = rows_of(x)
         u, scale = _deviation(rows, mean_high, mean_low, scale, plan)
         g = plan.compress(u)
         dg, dweight, dbias = _standardize_backward(

@@ -64,6 +64,6 @@ class Plan:
         return slope if self.gain == 1.0 else slope * self.gain
 
 
-def working_dtype(x: Tensor) -> torch.dtype:
-    """The type that statistics are computed in: float64 stays, everything narrower becomes float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def rows_of(x: Tensor) -> Tensor:
+    """x ``[..., d]`` as contiguous rows ``[n, d]`` in the type that statistics need: float64 stays, the rest is float32."""
+    return x.reshape(-1, x.shape[-1]).to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()

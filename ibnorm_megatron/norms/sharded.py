@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .plan import Plan, working_dtype
+from .plan import Plan, rows_of
 
 
 class ShardedIBNorm(torch.autograd.Function):
@@ -31,7 +31,7 @@ class ShardedIBNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, group: dist.ProcessGroup
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(working_dtype(x))
+        rows = rows_of(x)
         row_stats = _input_statistics(rows, plan, group)
         u, _ = _deviation(rows, row_stats, plan)
         g, slope = plan.compress(u), plan.slope(u)
@@ -56,7 +56,7 @@ class ShardedIBNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         x, weight, bias, row_stats, kept = ctx.saved_tensors
         plan: Plan = ctx.plan
-        rows = x.reshape(-1, x.shape[-1]).to(working_dtype(x))
+        rows = rows_of(x)
         u, scale = _deviation(rows, row_stats, plan)
         g, slope = plan.compress(u), plan.slope(u)
         mean_g, rho = kept[:, :1], kept[:, 1:2]

@@ -32,7 +32,7 @@ class Sharding:
     @staticmethod
     def of(parameter: nn.Parameter, ranks: int, vocab_size: int) -> Sharding:
         """Read the marks on a parameter, of a model whose unpadded vocabulary is ``vocab_size``."""
-        shape = list(parameter.shape)
+        shape = list(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO-3 leaves an empty parameter and its shape
         if not getattr(parameter, "tensor_model_parallel", False):
             return Sharding(tuple(shape), None, 1, 0)
         dim, stride = parameter.partition_dim, parameter.partition_stride

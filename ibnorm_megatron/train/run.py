@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from ..errors import Problem, UserError, raise_if_any
 from .run_folder import RunFolder, differences
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..parallel.groups import Groups, World
     from .loop import Trainer
 
@@ -99,8 +101,13 @@ def _resume_from(folder: RunFolder, config: Config) -> str | None:
     return latest
 
 
-def build_trainer(config: Config, manifest: Manifest, groups: Groups) -> Trainer:
-    """Model, engine, data and callbacks of a run on this rank."""
+def build_trainer(
+    config: Config, manifest: Manifest, groups: Groups, prepare_module: Callable[[nn.Module], None] = lambda module: None
+) -> Trainer:
+    """Model, engine, data and callbacks of a run on this rank.
+
+    ``prepare_module`` may change the initialized model before the engine takes its weights.
+    """
     import torch
 
     from ..data.dataset import Loader, SequenceDataset
@@ -131,6 +138,7 @@ def build_trainer(config: Config, manifest: Manifest, groups: Groups) -> Trainer
 
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
     module = LanguageModel(config.model, groups, train.precision, train.seed)
+    prepare_module(module)
     ds_config = deepspeed_config(
         config.parallel,
         train.precision,

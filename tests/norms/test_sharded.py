@@ -1,0 +1,12 @@
+"""IBNorm over a hidden dimension that is sharded over processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..distributed import torchrun
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_equals_the_whole_row_with_two_collectives_forward_and_one_backward(processes: int) -> None:
+    torchrun(processes, "-m", "tests.workers.sharded_norm")

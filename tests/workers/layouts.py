@@ -1,0 +1,129 @@
+"""Trains a list of layouts one after another in one process group and saves losses, gradients and weights of each.
+
+``torchrun ... -m tests.workers.layouts CASES.json OUT``: CASES maps a name to overrides; OUT/NAME.pt is written by rank 0.
+Gradients and weights are logical tensors, gathered over the tensor-parallel group.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ibnorm_megatron.config import Config, load_config
+from ibnorm_megatron.data.manifest import read_manifest
+from ibnorm_megatron.model.spec import norms_of
+from ibnorm_megatron.parallel import engine
+from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
+from ibnorm_megatron.parallel.sharding import Sharding, gather
+from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.train.callbacks.base import Callback
+from ibnorm_megatron.train.run import build_trainer
+
+
+#: In a case's overrides: leave partial gradients as they are, so that the test can see what it would have missed.
+WITHOUT_SUM = "without-sum"
+
+
+@contextmanager
+def _mistaken(wrong: bool) -> Iterator[None]:
+    right = engine.sum_partial_gradients
+    if wrong:
+        engine.sum_partial_gradients = lambda module, group: []
+    try:
+        yield
+    finally:
+        engine.sum_partial_gradients = right
+
+
+def main() -> None:
+    quiet()
+    cases: dict[str, list[str]] = json.loads(Path(sys.argv[1]).read_text())
+    out, world = Path(sys.argv[2]), World.from_environment()
+    with process_group(world):
+        for name, overrides in cases.items():
+            wrong = [override for override in overrides if override == WITHOUT_SUM]
+            config = load_config(overrides[0], [o for o in overrides[1:] if o not in wrong], world_size=world.size)
+            with model_parallel(config.parallel, config.train.seed) as groups, _mistaken(bool(wrong)):
+                result = _train(config, groups)
+            if world.rank == 0:
+                torch.save(result, out / f"{name}.pt")
+
+
+def _train(config: Config, groups: Groups) -> dict[str, Any]:
+    trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups, prepare_module=_disturb_norms)
+    module = trainer.engine.module
+    recorder = _Recorder()
+    trainer._callbacks = [recorder]
+    gradients: dict[str, torch.Tensor] = {}
+    step = trainer.engine.step
+
+    def first_step_kept() -> Any:
+        if not gradients:
+            gradients.update(_logical_gradients(module, config, groups))
+        return step()
+
+    trainer.engine.step = first_step_kept  # type: ignore[method-assign]
+    trainer.run()
+    result = {
+        "losses": [record["loss"] for record in recorder.records],
+        "norms": [record["grad_norm"] for record in recorder.records],
+        "gradients": gradients,
+        "replica_spread": _replica_spread(module, config, groups),
+    }
+    trainer.engine.close()
+    return result
+
+
+class _Recorder(Callback):
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def after_step(self, trainer: Any, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+
+def _disturb_norms(module: nn.Module) -> None:
+    """Gains of exactly 1 would hide a gain that is applied twice or to the wrong channel."""
+    with torch.no_grad():
+        for site, norm in norms_of(module).items():
+            generator = torch.Generator().manual_seed(len(str(site)) + 31 * (site.layer or 0))
+            for parameter in norm.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.1)
+
+
+def _logical_gradients(module: nn.Module, config: Config, groups: Groups) -> dict[str, torch.Tensor]:
+    from deepspeed.utils import safe_get_full_grad
+
+    gradients = {}
+    for name, parameter in module.named_parameters():
+        gradient = parameter.grad if config.parallel.zero_stage == 0 else safe_get_full_grad(parameter)
+        sharding = Sharding.of(parameter, config.parallel.tensor, config.model.vocab_size)
+        gradients[name] = gather(gradient, sharding, groups.tensor)
+    return gradients
+
+
+def _replica_spread(module: nn.Module, config: Config, groups: Groups) -> float:
+    """Largest difference over the tensor ranks of any weight that they all hold."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    spread = 0.0
+    for parameter in module.parameters():
+        if not getattr(parameter, "tensor_model_parallel", False):
+            full = parameter if config.parallel.zero_stage == 0 else safe_get_full_fp32_param(parameter)
+            high, low = full.detach().clone(), full.detach().clone()
+            dist.all_reduce(high, op=dist.ReduceOp.MAX, group=groups.tensor)
+            dist.all_reduce(low, op=dist.ReduceOp.MIN, group=groups.tensor)
+            spread = max(spread, float((high - low).abs().max()))
+    return spread
+
+
+if __name__ == "__main__":
+    main()
