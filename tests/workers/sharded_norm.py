@@ -29,7 +29,8 @@ def main() -> None:
         compression_names(), ("absolute", "relative"), (True, False), [(torch.float64, 3.0, 1e-10), (torch.float32, 1e3, 2e-6)]
     )
     for name, scale, center, (dtype, mean, bound) in cases:
-        _check(name, scale, center, dtype, mean, bound, rank, world)
+        # Without centring a large mean saturates every compression, and there is no gradient left to compare.
+        _check(name, scale, center, dtype, mean if center else 3.0, bound, rank, world)
     dist.destroy_process_group()
 
 
