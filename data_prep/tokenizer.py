@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -39,12 +40,12 @@ def train_tokenizer(documents: Iterable[str], folder: Path, kind: TokenizerKind,
     if vocab_size <= SMALLEST_VOCABULARY:
         why = f"{SMALLEST_VOCABULARY} entries are taken by bytes and symbols"
         raise UserError(Problem("--vocab-size", str(vocab_size), why, f"use more than {SMALLEST_VOCABULARY}"))
-    path = folder / TOKENIZER
+    path, model = folder / TOKENIZER, io.BytesIO()
     sentencepiece.set_random_generator_seed(_SEED)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_lines(documents),
-            model_prefix=str(path.with_suffix("")),
+            model_writer=model,  # a model_prefix would be kept in the model, and its hash would depend on the path
             model_type=kind,
             vocab_size=vocab_size,
             byte_fallback=True,
@@ -66,7 +67,7 @@ def train_tokenizer(documents: Iterable[str], folder: Path, kind: TokenizerKind,
     except (RuntimeError, OSError) as error:
         why = " ".join(str(error).split()).rpartition("] ")[2] or "sentencepiece could not train it"
         raise UserError(Problem("--vocab-size", str(vocab_size), why, "change --vocab-size or give more text")) from None
-    path.with_suffix(".vocab").unlink()
+    path.write_bytes(model.getvalue())
     sync_file(path)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     return Tokenizer(kind=kind, hash=hash_file(path), vocab_size=processor.vocab_size(), end_of_document=processor.eos_id())

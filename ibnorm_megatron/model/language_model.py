@@ -38,8 +38,9 @@ class LanguageModel(nn.Module):
         )
         self.gpt.mask_vocab_from(model.vocab_size)
         check_norms(self.gpt, model)
-        # torch.nn.Embedding, which holds learned positions, ignores params_dtype.
-        self.gpt.to(config.params_dtype)
+        for parameter in self.gpt.parameters():  # torch.nn.Embedding, which holds learned positions, ignores params_dtype
+            if parameter.dtype != config.params_dtype:
+                parameter.data = parameter.data.to(config.params_dtype)
         initialize(self.gpt, model, seed, groups.tensor)
 
     def forward(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor, position_ids: Tensor) -> Tensor:

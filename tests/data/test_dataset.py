@@ -1,0 +1,164 @@
+"""The order of samples is a contract, and a damaged folder is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ibnorm_megatron.data.dataset import Batch, Loader, SequenceDataset
+from ibnorm_megatron.data.manifest import MANIFEST, read_manifest
+from ibnorm_megatron.data.shards import open_shard
+from ibnorm_megatron.errors import UserError
+from ibnorm_megatron.parallel.groups import World, process_group
+
+LENGTH = 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process() -> Iterator[None]:
+    with process_group(World(0, 1, 0)):
+        yield
+
+
+def _dataset(folder: Path, cache: Path, *, split: str = "validation", seed: int = 1) -> SequenceDataset:
+    return SequenceDataset(folder, read_manifest(folder), split, LENGTH, seed, cache)  # type: ignore[arg-type]
+
+
+def test_an_epoch_holds_every_sequence_once(prepared: Path, tmp_path: Path) -> None:
+    dataset = _dataset(prepared, tmp_path)
+    dataset.prepare(0, 3 * dataset.per_epoch - 1)
+    manifest = read_manifest(prepared)
+    shard = open_shard(prepared, manifest.splits["validation"][0], manifest)
+    whole = np.bincount(np.concatenate([shard[i].copy() for i in range(len(shard))]), minlength=512)
+    epochs = [[dataset.sample(e * dataset.per_epoch + i) for i in range(dataset.per_epoch)] for e in range(3)]
+    for samples in epochs:
+        seen = np.bincount(torch.cat([sample["tokens"] for sample in samples]).numpy(), minlength=512)
+        # An epoch is its documents laid end to end in its own order; what does not fill a sequence is left over.
+        assert whole.sum() - seen.sum() <= LENGTH
+        assert (seen <= whole).all()
+        for sample in samples:
+            assert torch.equal(sample["tokens"][1:], sample["labels"][:-1])
+            assert sample["loss_mask"].sum() == LENGTH
+            assert torch.equal(sample["position_ids"], torch.arange(LENGTH))
+    assert [s["tokens"].tolist() for s in epochs[0]] != [s["tokens"].tolist() for s in epochs[1]]
+
+
+def test_order_depends_on_seed_and_index_only(prepared: Path, tmp_path: Path) -> None:
+    short, long, other = (
+        _dataset(prepared, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    n = short.per_epoch
+    short.prepare(0, 9)
+    long.prepare(0, 5 * n)
+    other.prepare(0, 9)
+    same = [torch.equal(short.sample(i)["tokens"], long.sample(i)["tokens"]) for i in range(10)]
+    assert all(same), "a longer horizon changed the beginning"
+    assert not all(torch.equal(short.sample(i)["tokens"], other.sample(i)["tokens"]) for i in range(10))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_a_step_sees_the_same_samples_in_every_layout(prepared: Path, tmp_path: Path, ranks: int, micro: int) -> None:
+    dataset = _dataset(prepared, tmp_path)
+    whole = dataset.per_epoch // 8  # this step crosses into the second epoch
+    dataset.prepare(whole * 8, whole * 8 + 7)
+    expected = sorted(dataset.sample(i)["tokens"].tolist() for i in range(whole * 8, whole * 8 + 8))
+    seen: list[list[int]] = []
+    for rank in range(ranks):
+        if 8 % (ranks * micro):
+            return
+        loader = Loader(dataset, global_batch_size=8, micro_batch_size=micro, data_rank=rank, data_size=ranks)
+        batches = loader.step(whole)
+        assert all(batch.tokens.shape == (micro, LENGTH) for batch in batches)
+        seen += [row for batch in batches for row in batch.tokens.tolist()]
+    assert sorted(seen) == expected
+
+
+def test_one_pass_sees_everything_once_and_masks_the_rest(prepared: Path, tmp_path: Path) -> None:
+    dataset = _dataset(prepared, tmp_path)
+    loaders = [Loader(dataset, global_batch_size=8, micro_batch_size=2, data_rank=rank, data_size=2) for rank in range(2)]
+    batches = [batch for loader in loaders for step in range(loader.passes()) for batch in loader.once(step)]
+    assert sum(batch.num_tokens for batch in batches) == dataset.per_epoch * LENGTH
+
+
+def test_a_batch_outlives_its_dataset(prepared: Path, tmp_path: Path) -> None:
+    dataset = _dataset(prepared, tmp_path)
+    dataset.prepare(0, 1)
+    batch = Batch.of([dataset.sample(0), dataset.sample(1)])
+    expected = batch.tokens.sum()
+    del dataset
+    assert batch.tokens.sum() == expected
+
+
+def test_a_half_written_index_is_built_again(prepared: Path, tmp_path: Path) -> None:
+    first = _dataset(prepared, tmp_path)
+    first.prepare(0, 0)
+    expected = first.sample(0)["tokens"]
+    (index,) = tmp_path.glob("*/seed1-epoch0")
+    index.rename(index.with_name(".seed1-epoch0.tmp"))  # what a kill in the middle leaves
+    for file in index.with_name(".seed1-epoch0.tmp").glob("*shuffle*"):
+        file.write_bytes(file.read_bytes()[:10])
+    again = _dataset(prepared, tmp_path)
+    again.prepare(0, 0)
+    assert torch.equal(again.sample(0)["tokens"], expected)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def _other_index(folder: Path) -> None:
+    shutil.copy(folder / "validation.idx", folder / "train.idx")
+
+
+def _edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: (folder / MANIFEST).unlink(), "there is no prepared data there"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "manifest.json in .* is not valid"),
+        (lambda folder: _edit_manifest(folder, lambda m: m.update(extra=1)), "extra"),
+        (lambda folder: _edit_manifest(folder, lambda m: m["splits"]["train"][0].update(name="../x")), "name"),
+        (lambda folder: (folder / "train.bin").unlink(), "train.bin is missing"),
+        (lambda folder: _truncate(folder / "train.bin"), r"train.bin is \d+ bytes"),
+        (lambda folder: _truncate(folder / "train.idx"), r"train.idx is \d+ bytes"),
+        (lambda folder: _flip(folder / "train.idx"), "train.idx is changed"),
+        (_other_index, "train.idx is"),
+        (lambda folder: _flip(folder / "tokenizer.model"), "tokenizer.model is changed"),
+    ],
+)
+def test_a_damaged_folder_is_refused(prepared: Path, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(prepared, folder)
+    damage(folder)
+    with pytest.raises(UserError, match=says):
+        read_manifest(folder)
+
+
+def test_an_index_that_does_not_describe_its_tokens_is_refused(prepared: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(prepared)
+    (shard,) = manifest.splits["train"]
+    with pytest.raises(UserError, match="the manifest says"):
+        open_shard(prepared, shard.model_copy(update={"tokens": shard.tokens + 1}), manifest)
+
+
+def test_a_split_shorter_than_a_sequence_is_refused(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the validation split of .* tokens"):
+        SequenceDataset(prepared, read_manifest(prepared), "validation", 10_000_000, 1, tmp_path)

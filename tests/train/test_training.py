@@ -1,0 +1,195 @@
+"""Whole runs through the launch target: they learn, stop, resume and are recorded as promised."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ibnorm_megatron.train.run_folder import RunFolder
+
+from ..conftest import VOCABULARY
+from ..distributed import ROOT, command, environment, torchrun
+
+
+def _arguments(data: Path, run: Path, *overrides: str, config: str = "tiny_llama") -> list[str]:
+    common = [f"data.path={data}", f"run.dir={run}", f"model.vocab_size={VOCABULARY}"]
+    return [f"configs/{config}.yaml", *common, *overrides]
+
+
+def _curve(run: Path) -> dict[int, tuple[float, float]]:
+    return {r["step"]: (r["loss"], r["grad_norm"]) for r in RunFolder(run).read_metrics() if "loss" in r}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "norm", "precision"),
+    [("tiny_llama", "ibnorm_log", "fp32"), ("tiny_gpt2", "ibnorm_tanh", "fp32"), ("tiny_llama", "ibnorm_softsign", "bf16")],
+)
+def test_learns_real_text(tmp_path: Path, prepared: Path, config: str, norm: str, precision: str) -> None:
+    run = tmp_path / "run"
+    overrides = [f"model.norm={norm}", f"train.precision={precision}", "train.steps=150", "evaluate.interval=75"]
+    overrides += ["log.tensorboard=true", "log.wandb=offline", "log.norm_cost=true"]
+    torchrun(2, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, *overrides, config=config), "parallel.tensor=2")
+    summary, card = RunFolder(run).read_summary(), RunFolder(run).read_card()
+    assert summary["val_loss"] < summary["unigram_entropy"] - 0.5
+    assert summary["status"] == "complete"
+    assert 0 < summary["norm_share"] < 1
+    _check_records(run, steps=150)
+    assert card["layout"]["tensor"] == 2
+    assert card["data"]["unigram_entropy"] == summary["unigram_entropy"]
+    assert list((run / "tensorboard").glob("events*"))
+    assert list((run / "wandb").glob("offline-run-*"))
+
+
+def _check_records(run: Path, steps: int) -> None:
+    records = RunFolder(run).read_metrics()
+    training = [record for record in records if "loss" in record]
+    assert [record["step"] for record in training] == list(range(1, steps + 1))
+    fields = {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_second", "step_seconds"}
+    assert all(fields <= record.keys() for record in training)
+    assert training[-1]["tokens"] == steps * 8 * 64
+    evaluations = [record for record in records if "val_loss" in record]
+    assert [record["step"] for record in evaluations] == [steps // 2, steps]
+    for record in evaluations:
+        assert record["val_perplexity"] == pytest.approx(math.exp(record["val_loss"]))
+        # The vocabulary is small, so a token is one to three bytes of text.
+        assert 1 < record["val_loss"] / math.log(2) / record["val_bits_per_byte"] < 3
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["train"]["steps"] == steps
+
+
+def _wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text().count("\n") >= steps:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"the run made no {steps} steps: {process.stderr.read() if process.stderr else ''}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "overrides"),
+    [
+        (1, ["parallel.zero_stage=0", "model.dropout=0.1"]),
+        (2, ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", "model.dropout=0.1"]),
+        (2, ["parallel.zero_stage=2", "train.precision=bf16", "train.micro_batch_size=2"]),
+        (2, ["parallel.zero_stage=3", "train.precision=fp32"]),
+        (2, ["parallel.zero_stage=1", "train.precision=bf16", "train.micro_batch_size=2"]),
+    ],
+)
+def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
+    tmp_path: Path, prepared: Path, processes: int, overrides: list[str]
+) -> None:
+    common = ["model.norm=ibnorm_log", "train.steps=40", *overrides]
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, whole, *common))
+
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    target = ["-m", "ibnorm_megatron.train", *_arguments(prepared, halved, *common)]
+    process = subprocess.Popen(
+        [*launch, *target], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_steps(halved, 5, process)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == processes
+    os.kill(int(workers[-1]), signal.SIGTERM)  # any one rank's signal stops them all, after the same step
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error[-4000:]
+    assert "stopped at step" in out
+    stopped = RunFolder(halved).read_summary()
+    assert stopped["status"] == "stopped"
+    assert 5 <= stopped["step"] < 40
+
+    torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, halved, *common))
+    assert RunFolder(halved).read_summary()["status"] == "complete"
+    assert _curve(halved) == _curve(whole)
+    assert RunFolder(halved).read_summary()["val_loss"] == RunFolder(whole).read_summary()["val_loss"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: Path, prepared: Path) -> None:
+    """A kill between checkpoints, with a half-written draft left behind: the same command gives the undisturbed curve."""
+    common = ["model.norm=ibnorm_log", "train.steps=30", "checkpoint.interval=10"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, whole, *common))
+    target = [sys.executable, "-m", "ibnorm_megatron.train", *_arguments(prepared, killed, *common)]
+    process = subprocess.Popen(target, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    _wait_for_steps(killed, 14, process)
+    process.kill()
+    process.wait()
+    assert RunFolder(killed).latest_checkpoint() in ("step-00000010", "step-00000020")
+    draft = killed / "checkpoints" / ".step-00000020.tmp"
+    draft.mkdir(exist_ok=True)
+    (draft / "mp_rank_00_model_states.pt").write_bytes(b"half")
+    done = command(*target)
+    assert done.returncode == 0, done.stderr
+    assert _curve(killed) == _curve(whole)
+    assert not draft.exists()
+    superseded = list(killed.glob("metrics.superseded-*.jsonl"))
+    assert len(superseded) <= 1
+
+    again = command(*target)
+    assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
+
+
+@pytest.mark.slow
+def test_both_launchers_start_the_same_run(tmp_path: Path, prepared: Path) -> None:
+    common = ["model.norm=ibnorm_log", "train.steps=5", "parallel.tensor=2"]
+    runs = {name: tmp_path / name for name in ("torchrun", "deepspeed", "ibnorm")}
+    torchrun(2, "-m", "ibnorm_megatron.train", *_arguments(prepared, runs["torchrun"], *common))
+    launchers: dict[str, list[str]] = {
+        "deepspeed": ["deepspeed", "--num_accelerators", "2", "--module", "ibnorm_megatron.train"],
+        "ibnorm": ["ibnorm", "train"],
+    }
+    for name, launcher in launchers.items():
+        done = command(*launcher, *_arguments(prepared, runs[name], *common))
+        assert done.returncode == 0, done.stderr[-4000:]
+    assert _curve(runs["torchrun"]) == _curve(runs["deepspeed"]) == _curve(runs["ibnorm"])
+    assert len(_curve(runs["ibnorm"])) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [["train.precision=fp16"], ["parallel.offload_optimizer=true"], ["train.schedule=wsd"]])
+def test_other_ways_to_train_learn_too(tmp_path: Path, prepared: Path, overrides: list[str]) -> None:
+    run = tmp_path / "run"
+    torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, "train.steps=60", "model.norm=ibnorm_log", *overrides))
+    summary = RunFolder(run).read_summary()
+    assert summary["val_loss"] < summary["unigram_entropy"]
+
+
+@pytest.mark.slow
+def test_a_run_is_not_resumed_as_another(tmp_path: Path, prepared: Path) -> None:
+    run = tmp_path / "run"
+    torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, "train.steps=2"))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    target = [sys.executable, "-m", "ibnorm_megatron.train"]
+    for overrides, says in [
+        (["train.steps=3", "train.seed=7"], ["train.steps is 3", "train.seed is 7"]),
+        (["train.steps=2", "model.norm=ibnorm_log"], ["model.norm"]),
+        (["train.steps=2", "run.resume=never"], ["run.resume is never"]),
+    ]:
+        done = command(*target, *_arguments(prepared, run, *overrides))
+        assert done.returncode == 2, done.stderr
+        assert all(text in done.stderr for text in says), done.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_metrics_keep_every_digit(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    card: dict[str, Any] = {"seed": 1}
+    folder.begin("train: {}\n", card, 0)
+    record = {"step": 1, "loss": 6.2342158794403076}
+    folder.append_metrics(record)
+    assert folder.read_metrics() == [record]
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"] == 6.2342158794403076
