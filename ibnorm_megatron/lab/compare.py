@@ -12,7 +12,7 @@ from ..errors import Problem, UserError, raise_if_any
 from ..train.run_folder import RunFolder, differences
 
 #: Fields of config and run card in which arms of one comparison may differ.
-_FREE_CONFIG = ("model.norm", "run.", "log.", "checkpoint.")
+_FREE_CONFIG = ("model.norm", "run.", "log.", "checkpoint.", "evaluate.interval")
 _FREE_CARD = ("norm", "started", "parameters.norms")
 
 ONE_SEED = (

@@ -50,9 +50,7 @@ def test_an_epoch_holds_every_sequence_once(prepared: Path, tmp_path: Path) -> N
 
 
 def test_order_depends_on_seed_and_index_only(prepared: Path, tmp_path: Path) -> None:
-    short, long, other = (
-        _dataset(prepared, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
-    )
+    short, long, other = (_dataset(prepared, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     n = short.per_epoch
     short.prepare(0, 9)
     long.prepare(0, 5 * n)

@@ -85,7 +85,18 @@ def test_any_text_round_trips(tokenizer: sentencepiece.SentencePieceProcessor, t
 
 @pytest.mark.parametrize(
     "text",
-    ["\n\n\t \n", "  two  spaces ", "</s><s><unk>", "<0x0A>", "\x00\x01", "\r\n", "\ufeffbom", "👩‍👩‍👧 é e\u0301 ﬁ", "x" * 5000, "日本語"],
+    [
+        "\n\n\t \n",
+        "  two  spaces ",
+        "</s><s><unk>",
+        "<0x0A>",
+        "\x00\x01",
+        "\r\n",
+        "\ufeffbom",
+        "👩‍👩‍👧 é e\u0301 ﬁ",
+        "x" * 5000,
+        "日本語",
+    ],
 )
 def test_hostile_text_round_trips(tokenizer: sentencepiece.SentencePieceProcessor, text: str) -> None:
     (ids,) = encode(tokenizer, [text], "here")

@@ -16,7 +16,9 @@ GOLDEN = json.loads((Path(__file__).parent / "golden_ibnorm.json").read_text())[
 BUILT_IN = ["identity", "linear", "log", "tanh", "softsign", "asinh"]
 
 
-def _reference(x: Tensor, weight: Tensor, bias: Tensor, name: str, lam: float, eps: float, relative: bool, center: bool) -> Tensor:
+def _reference(
+    x: Tensor, weight: Tensor, bias: Tensor, name: str, lam: float, eps: float, relative: bool, center: bool
+) -> Tensor:
     """The definition, literal form, from smooth formulas that share no code with the package; autograd differentiates it."""
     odd: dict[str, Callable[[Tensor], Tensor]] = {
         "identity": lambda c: c,
@@ -35,7 +37,9 @@ def _reference(x: Tensor, weight: Tensor, bias: Tensor, name: str, lam: float, e
     return (g - m) / torch.sqrt(variance + eps) * weight + bias
 
 
-def _leaves(rows: int, width: int, *, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _leaves(
+    rows: int, width: int, *, mean: float = 0.0, std: float = 1.0, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     return draw(rows, width) * std + mean, draw(width) + 1, draw(width), draw(rows, width)
@@ -100,7 +104,9 @@ def test_gradient_at_exact_zero_is_the_slope_not_zero(name: str) -> None:
         shift = torch.zeros_like(x)
         shift[0, i] = step
         plus, minus = (float((ib_norm(x + s * shift, compression=name, lam=1.0) * dy).sum()) for s in (1, -1))
-        assert float(leaf.grad[0, i]) == pytest.approx((plus - minus) / (2 * step), abs=5e-6)  # the quotient itself, where the curvature jumps
+        assert float(leaf.grad[0, i]) == pytest.approx(
+            (plus - minus) / (2 * step), abs=5e-6
+        )  # the quotient itself, where the curvature jumps
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

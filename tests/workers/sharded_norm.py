@@ -34,14 +34,17 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def _check(
-    name: str, scale: str, center: bool, dtype: torch.dtype, mean: float, bound: float, rank: int, world: int
-) -> None:
+def _check(name: str, scale: str, center: bool, dtype: torch.dtype, mean: float, bound: float, rank: int, world: int) -> None:
     global _calls
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     width = 66
-    x, weight, bias, dy = ((draw(9, width) * 2 + mean).to(dtype), draw(width).to(dtype), draw(width).to(dtype), draw(9, width).to(dtype))
+    x, weight, bias, dy = (
+        (draw(9, width) * 2 + mean).to(dtype),
+        draw(width).to(dtype),
+        draw(width).to(dtype),
+        draw(9, width).to(dtype),
+    )
     options = {"compression": name, "lam": 2.0, "scale": scale, "center": center}
     whole = [t.double().clone().requires_grad_() for t in (x, weight, bias)]
     expected = ib_norm(*whole, **options)

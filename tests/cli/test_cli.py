@@ -1,0 +1,232 @@
+"""The command line: what it shows, what it refuses, and that refusing writes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ibnorm_megatron.cli import COMMANDS, main
+from ibnorm_megatron.config import Config, load_config
+from ibnorm_megatron.train import main as train
+
+from ..distributed import ROOT, command
+
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+def _imported(*arguments: str) -> set[str]:
+    code = f"import sys\nfrom ibnorm_megatron.cli import main\ntry: main({list(arguments)!r})\nexcept SystemExit: pass\n"
+    code += "print('\\n'.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stderr.split())
+
+
+def test_help_imports_next_to_nothing() -> None:
+    heavy = {"torch", "numpy", "pydantic", "yaml", "rich", "deepspeed", "megatron", "datasets", "matplotlib", "sentencepiece"}
+    assert not heavy & _imported("--help")
+
+
+def test_dry_run_and_refusals_import_no_torch() -> None:
+    for arguments in (["dry-run", "configs/llama_70b.yaml"], ["train", "configs/llama_130m.yaml", "train.stesp=3"]):
+        assert not {"torch", "deepspeed", "megatron"} & _imported(*arguments)
+
+
+def test_help_names_every_command() -> None:
+    done = command("ibnorm", "--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_dry_run_of_every_shipped_config(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dry-run", f"configs/{name}.yaml", "model.norm=ibnorm_log"]) == 0
+    shown = capsys.readouterr().out
+    config = load_config(f"configs/{name}.yaml", ["model.norm=ibnorm_log"])
+    assert f"{sum(config.model.num_params().values()):,}" in shown
+    assert f"{config.train.steps * config.train.tokens_per_step():,}" in shown
+    for what in (
+        "attn_in",
+        "mlp_in",
+        "final",
+        "ibnorm_log",
+        "tensor parallel",
+        "ZeRO stage",
+        f"schedule: {config.train.schedule}",
+    ):
+        assert what in shown
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_dry_run_prints_is_the_config(name: str) -> None:
+    config = load_config(f"configs/{name}.yaml", ["model.norm={kind: ibnorm_tanh, lambda: 2.0}", "train.lr=1e-3"])
+    assert Config.model_validate(config.to_dict()) == config
+    assert (config.model.norm.lam, config.train.lr) == (2.0, 1e-3)
+
+
+def test_the_issue_of_a_shorter_run_is_only_its_length() -> None:
+    """A published config with the overrides that a launch line most often has."""
+    overrides = [
+        "model.norm=ibnorm_log",
+        "train.steps=100",
+        "parallel.tensor=2",
+        "parallel.sequence=true",
+        "train.precision=fp32",
+    ]
+    config = load_config("configs/llama_130m.yaml", overrides, world_size=4)
+    assert config.train.steps == 100
+    assert config.parallel.data(4) == 2
+
+
+REFUSED = {
+    "unknown field": (["train.stesp=3"], ["train.stesp is 3: there is no such field here; did you mean 'steps'?."]),
+    "unknown room": (["modle.x=1"], ["modle is {'x': 1}", "did you mean 'model'?"]),
+    "unknown norm": (["model.norm=rmsnrm"], ["there is no norm named 'rmsnrm'", "did you mean 'rmsnorm'?"]),
+    "unknown option of a norm": (["model.norm=ibnorm_log", "model.norm.lamda=2"], ["did you mean 'lambda'?"]),
+    "wrong type": (["train.steps=abc"], ["train.steps is 'abc': input should be a valid integer"]),
+    "a truth value as number": (["train.seed=true"], ["train.seed is True"]),
+    "unknown choice": (["train.precision=fp8"], ["train.precision is 'fp8'", "'fp32', 'bf16' or 'fp16'"]),
+    "not an override": (["nonsense"], ["the override is 'nonsense'", "write it like train.steps=100"]),
+    "heads over tensor ranks": (
+        ["parallel.tensor=3"],
+        ["model.num_attention_heads is 4: it is not divisible by parallel.tensor 3", "model.num_key_value_heads is 2"],
+    ),
+    "heads over width": (["model.num_attention_heads=5", "model.num_key_value_heads=5"], ["hidden_size 64 is not divisible"]),
+    "missing data": (["data.path=nowhere"], ["data.path is nowhere: there is no prepared data there", "ibnorm prepare"]),
+    "world size": (["parallel.tensor=2"], ["the world size is 1", "launch 2 or a multiple"]),
+    "batch over ranks": (["train.global_batch_size=0"], ["train.global_batch_size is 0"]),
+    "not built yet": (["parallel.pipeline=2"], ["parallel.pipeline is 2: only 1 is built so far"]),
+    "mixed precision at stage 0": (["parallel.zero_stage=0", "train.precision=bf16"], ["parallel.zero_stage is 0: bf16"]),
+    "sequence too long": (["train.sequence_length=4096"], ["train.sequence_length is 4096: the model takes at most"]),
+    "decay too long": (["train.schedule=wsd", "train.decay_fraction=1.0"], ["train.decay_fraction is 1.0"]),
+    "no steps": (["train.steps=0"], ["train.steps is 0"]),
+    "literal form with a small lambda": (
+        ["model.norm={kind: ibnorm, lambda: 0.5, form: literal}"],
+        ["lambda 0.5 is below 1, where the literal form is unbounded"],
+    ),
+    "several at once": (
+        ["train.stesp=3", "parallel.tensor=3", "train.precision=fp8", "data.path=nowhere", "nonsense"],
+        ["train.stesp", "parallel.tensor 3", "train.precision", "data.path is nowhere", "the override"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.replace(" ", "-"))
+def test_bad_input_is_one_sentence_each_and_writes_nothing(
+    case: str, tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, says = REFUSED[case]
+    run = tmp_path / "run"
+    given = ["configs/tiny_llama.yaml", f"data.path={prepared}", f"run.dir={run}", "model.vocab_size=512", *overrides]
+    assert train(given) == 2
+    errors = capsys.readouterr().err
+    for text in says:
+        assert text in errors, errors
+    assert all(re.fullmatch(r"error: .* is .*: .*; .*\.", line) for line in errors.splitlines()), errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(
+    tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(["configs/tiny_llama.yaml", f"data.path={prepared}", f"run.dir={tmp_path / 'r'}", "model.vocab_size=500"]) == 2
+    assert "model.vocab_size is 500: the tokenizer of" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    given = ["configs/tiny_llama.yaml", f"data.path={prepared}", f"run.dir={tmp_path}", "model.vocab_size=512"]
+    assert train(given) == 2
+    assert "it exists and is not a run's folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("model: [", "it is not valid YAML"),
+        ("- 1\n", "it does not hold a mapping"),
+        ("model: 3\n", "this part of a config is a mapping of fields"),
+        ("train: {steps: 1, steps: 2}\n", "the key 'steps' stands twice"),
+        ("model: !!python/object/apply:os.system ['true']\n", "it is not valid YAML"),
+        ("{}\n", "train.steps is missing"),
+    ],
+)
+def test_a_bad_config_file_is_named(tmp_path: Path, content: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    assert main(["dry-run", str(path)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_missing_config_file_and_a_missing_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dry-run", "configs/nope.yaml"]) == 2
+    assert "the config file is configs/nope.yaml: it cannot be read" in capsys.readouterr().err
+    assert train([]) == 2
+    assert "the config file is missing" in capsys.readouterr().err
+
+
+def test_commands_exit_with_2() -> None:
+    for arguments in (
+        ["ibnorm", "train", "configs/tiny_llama.yaml", "train.stesp=3"],
+        ["ibnorm", "prepare", "nowhere", "--out", "nowhere", "--vocab-size", "400"],
+        ["ibnorm", "compare", "nowhere"],
+        [sys.executable, "-m", "ibnorm_megatron.train", "configs/tiny_llama.yaml", "parallel.tensor=2"],
+    ):
+        done = command(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("error: ")
+        assert "Traceback" not in done.stderr
+
+
+def test_prepare_says_what_it_made(tmp_path: Path, text_sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "prepare",
+        text_sources[0],
+        "--out",
+        str(tmp_path / "d"),
+        "--vocab-size",
+        "400",
+        "--validation-fraction",
+        "0.2",
+    ]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    assert f"{manifest['splits']['train'][0]['tokens']:,} tokens" in shown
+    assert sorted(path.name for path in (tmp_path / "d").iterdir()) == [
+        "manifest.json", "tokenizer.model", "train.bin", "train.idx", "validation.bin", "validation.idx"
+    ]  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+OPTIONS = {
+    "model": "num_layers hidden_size num_attention_heads num_key_value_heads ffn_hidden_size vocab_size max_sequence_length "
+    "position_embedding rope_base activation linear_bias tie_embeddings norm qk_norm dropout init_std scale_residual_init",
+    "parallel": "tensor sequence pipeline context zero_stage offload_optimizer deepspeed",
+    "data": "path",
+    "train": "steps sequence_length global_batch_size micro_batch_size seed precision lr min_lr_ratio schedule warmup_fraction "
+    "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip",
+    "evaluate": "interval batches",
+    "checkpoint": "interval keep_last",
+    "log": "interval console tensorboard wandb wandb_project norm_cost",
+    "run": "dir resume",
+}
+
+
+def test_the_public_options_are_these() -> None:
+    """Adding one is a decision: change this list with it."""
+    fields = {name: " ".join(field.annotation.model_fields) for name, field in Config.model_fields.items()}
+    assert fields == OPTIONS

@@ -1,0 +1,114 @@
+"""The parts of a run that need no processes: schedules, the run folder, the DeepSpeed config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ibnorm_megatron.config import load_config
+from ibnorm_megatron.errors import UserError
+from ibnorm_megatron.parallel.config import Layout
+from ibnorm_megatron.parallel.engine import deepspeed_config
+from ibnorm_megatron.train.checkpoint import read_state, write_state
+from ibnorm_megatron.train.optimizer import build_optimizer
+from ibnorm_megatron.train.run_folder import RunFolder, differences
+from ibnorm_megatron.train.schedule import learning_rate
+
+from ..distributed import ROOT
+
+
+def _train(*overrides: str):  # noqa: ANN202
+    return load_config(ROOT / "configs" / "tiny_llama.yaml", ["train.steps=100", "train.lr=1.0", *overrides]).train
+
+
+def test_cosine_schedule() -> None:
+    train = _train("train.warmup_fraction=0.2", "train.min_lr_ratio=0.1")
+    rates = [learning_rate(train, step) for step in range(1, 101)]
+    assert rates[:20] == pytest.approx([step / 20 for step in range(1, 21)])
+    assert rates[59] == pytest.approx(0.55)  # half way down
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(rates[19:], rates[20:], strict=False))
+
+
+def test_wsd_schedule() -> None:
+    train = _train("train.schedule=wsd", "train.warmup_fraction=0.1", "train.decay_fraction=0.2", "train.min_lr_ratio=0.0")
+    rates = [learning_rate(train, step) for step in range(1, 101)]
+    assert rates[9:80] == [1.0] * 71
+    assert rates[80:] == pytest.approx([left / 20 for left in range(19, -1, -1)])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_schedules_of_the_shortest_runs(schedule: str, steps: int) -> None:
+    train = _train(f"train.schedule={schedule}", f"train.steps={steps}")
+    assert all(0 < learning_rate(train, step) <= 1 for step in range(1, steps + 1))
+
+
+def test_weight_decay_is_on_matrices_only() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    decayed, kept = build_optimizer(module, _train()).param_groups
+    assert [p.dim() for p in decayed["params"]] == [2]
+    assert [p.dim() for p in kept["params"]] == [1, 1, 1]
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+
+
+def test_deepspeed_config_follows_ours_and_any_key_can_be_overridden() -> None:
+    layout = Layout(
+        zero_stage=2, offload_optimizer=True, deepspeed={"zero_optimization": {"overlap_comm": True}, "dump_state": True}
+    )
+    config = deepspeed_config(layout, "bf16", micro_batch_size=3, micro_batches=2, grad_clip=0.5)
+    assert config["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}, "overlap_comm": True}
+    assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (3, 2)
+    assert (config["bf16"], config["gradient_clipping"], config["dump_state"]) == ({"enabled": True}, 0.5, True)
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "bf16" not in deepspeed_config(Layout(), "fp32", micro_batch_size=1, micro_batches=1, grad_clip=1.0)
+
+
+def test_metrics_of_steps_run_again_are_kept_aside(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.begin("a: 1\n", {}, 0)
+    for step in (1, 2, 3):
+        folder.append_metrics({"step": step})
+    with open(folder.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')  # cut off by a kill
+    folder.begin("a: 1\n", {}, 2)
+    assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
+    assert (folder.path / "metrics.superseded-1.jsonl").read_text() == '{"step": 3}\n{"step": 4, "lo'
+
+
+def test_a_checkpoint_is_seen_only_when_it_is_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.begin_checkpoint(step)
+        (folder.draft_checkpoint(step) / "x").write_text(str(step))
+        assert folder.latest_checkpoint() == (f"step-{step - 1:08d}" if step > 1 else None)
+        folder.commit_checkpoint(step, keep_last=2)
+    assert folder.latest_checkpoint() == "step-00000003"
+    assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-00000002", "step-00000003"]
+    (folder.checkpoints / "latest").write_text("step-00000009")
+    with pytest.raises(UserError, match="there is no such checkpoint"):
+        folder.latest_checkpoint()
+
+
+class _Evil:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("evil"),))
+
+
+def test_state_files_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_state(tmp_path / "good.pt", {"a": torch.ones(2), "b": [1, "x"]})
+    assert read_state(tmp_path / "good.pt")["b"] == [1, "x"]
+    write_state(tmp_path / "evil.pt", {"a": _Evil()})
+    (tmp_path / "half.pt").write_bytes((tmp_path / "good.pt").read_bytes()[:-100])
+    for name in ("evil.pt", "half.pt", "missing.pt"):
+        with pytest.raises(UserError, match=f"{name}: it cannot be read"):
+            read_state(tmp_path / name)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_differences_are_named_by_their_path() -> None:
+    old, new = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 5}
+    assert list(differences(old, new)) == [("a.c", 2, 4), ("d", 3, None), ("e", None, 5)]
