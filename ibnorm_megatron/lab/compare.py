@@ -85,7 +85,7 @@ def print_table(arms: Sequence[Arm]) -> None:
             f"{summary['val_bits_per_byte']:.4f}",
             f"{summary['tokens_per_second']:,.0f}",
             f"{summary['peak_memory_bytes'] / 2**20:,.0f} MiB",
-            "not measured" if share is None else f"{100 * share:.1f} %",
+            "-" if share is None else f"{100 * share:.1f} %",
         )
     console = Console(highlight=False)
     console.print(table)

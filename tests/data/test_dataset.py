@@ -158,5 +158,5 @@ def test_an_index_that_does_not_describe_its_tokens_is_refused(prepared: Path, t
 
 
 def test_a_split_shorter_than_a_sequence_is_refused(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="the validation split of .* tokens"):
+    with pytest.raises(UserError, match=r"the validation split of .* tokens"):
         SequenceDataset(prepared, read_manifest(prepared), "validation", 10_000_000, 1, tmp_path)

@@ -105,7 +105,7 @@ def test_hostile_text_round_trips(tokenizer: sentencepiece.SentencePieceProcesso
 
 
 def test_a_character_the_tokenizer_cannot_hold_is_refused(tokenizer: sentencepiece.SentencePieceProcessor) -> None:
-    with pytest.raises(UserError, match="a document of here is .*U?\u2581.*replace the character"):
+    with pytest.raises(UserError, match=r"a document of here is .*replace the character"):
         encode(tokenizer, ["bars \u2581\u2582"], "here")
 
 

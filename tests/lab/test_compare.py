@@ -35,7 +35,7 @@ def test_prints_a_table_and_draws_the_curves(runs: dict[str, Path], tmp_path: Pa
     for name in ("rmsnorm", "ibnorm"):
         assert f"{RunFolder(runs[name]).read_summary()['val_loss']:.4f}" in shown
     assert "ibnorm_log" in shown
-    assert "not measured" in shown  # one of the two was not asked for its norms' cost
+    assert f"{100 * RunFolder(runs['rmsnorm']).read_summary()['norm_share']:.1f} %" in shown
     assert "One seed proves nothing" in shown
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert len(picture.read_bytes()) > 10_000

@@ -55,7 +55,7 @@ def test_a_stray_norm_is_noticed() -> None:
         check_norms(module, config.model)
     module = _build(config)
     module.gpt.decoder.extra = torch.nn.RMSNorm(64)
-    with pytest.raises(AssertionError, match="decoder.extra"):
+    with pytest.raises(AssertionError, match=r"decoder\.extra"):
         check_norms(module, config.model)
 
 

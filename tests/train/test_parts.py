@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ibnorm_megatron.train.schedule import learning_rate
 from ..distributed import ROOT
 
 
-def _train(*overrides: str):  # noqa: ANN202
+def _train(*overrides: str):
     return load_config(ROOT / "configs" / "tiny_llama.yaml", ["train.steps=100", "train.lr=1.0", *overrides]).train
 
 
@@ -29,7 +30,7 @@ def test_cosine_schedule() -> None:
     assert rates[:20] == pytest.approx([step / 20 for step in range(1, 21)])
     assert rates[59] == pytest.approx(0.55)  # half way down
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(rates[19:], rates[20:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[19:]))
 
 
 def test_wsd_schedule() -> None:

@@ -27,7 +27,6 @@ from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.callbacks.base import Callback
 from ibnorm_megatron.train.run import build_trainer
 
-
 #: In a case's overrides: leave partial gradients as they are, so that the test can see what it would have missed.
 WITHOUT_SUM = "without-sum"
 

@@ -12,8 +12,8 @@ from ibnorm_megatron.norms import compression_names, ib_norm
 _calls = 0
 
 
-def _counting(all_reduce):  # noqa: ANN001, ANN202
-    def counted(*arguments, **keywords):  # noqa: ANN002, ANN003, ANN202
+def _counting(all_reduce):
+    def counted(*arguments, **keywords):
         global _calls
         _calls += 1
         return all_reduce(*arguments, **keywords)
