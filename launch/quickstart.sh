@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up, prepare real text, and train one small LLaMA three times, with RMSNorm, LayerNorm and IBNorm: same initial
-# tensors, same data order. Ends with a table and a picture. About four minutes on two CPU cores after the installation.
+# tensors, same data order. Ends with a table and a picture. About three minutes on two CPU cores after the installation.
 #
 #   bash launch/quickstart.sh [--data FILE_OR_FOLDER] [--out DIR]
 #

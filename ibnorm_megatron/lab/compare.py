@@ -116,9 +116,7 @@ def draw_curves(arms: Sequence[Arm], path: Path) -> None:
         title="Training loss (lines, smoothed) and validation loss (points)",
     )
     axes.legend(title="validation loss at the end")
-    figure.supxlabel(
-        "one seed: differences of this size are within what another seed would change", fontsize="small", color="gray"
-    )
+    figure.supxlabel("one seed: differences of this size may come from the seed alone", fontsize="small", color="gray")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     figure.savefig(temporary, dpi=150)
@@ -126,5 +124,6 @@ def draw_curves(arms: Sequence[Arm], path: Path) -> None:
 
 
 def _smoothed(values: Sequence[float], span: int = 15) -> list[float]:
-    """Mean of the last ``span`` values."""
-    return [sum(values[max(0, i - span + 1) : i + 1]) / min(span, i + 1) for i in range(len(values))]
+    """Mean of the ``span`` values around each, fewer at the ends."""
+    windows = [values[max(0, i - span // 2) : i + span // 2 + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
