@@ -42,16 +42,25 @@ class Progress:
         self._begun_at = done
 
     def __enter__(self) -> Progress:
-        if self._live:
-            self._live.start()
-            self._task = self._live.add_task(self._title, total=self._total, completed=self._done, note="")
+        self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Show the bar."""
+        if self._live:
+            self._live.start()
+            self._task = self._live.add_task(self._title, total=self._total, completed=self._done, note="")
+
+    def stop(self) -> None:
+        """Leave the bar as it stands, or print a last line; stopping again does nothing."""
         if self._live:
             self._live.stop()
         elif self._visible:
             self._say()
+        self._visible = False
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
         """Count units as done; ``note`` is shown behind the bar."""

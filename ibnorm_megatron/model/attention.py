@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
 import torch.nn.functional as F
+from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -50,7 +52,12 @@ class CoreAttention(MegatronModule):
         """
         assert attention_mask is None and attention_bias is None and packed_seq_params is None, "attention is causal only"
         attend = _flash_attention if _flash_can_run(query) else _scaled_dot_product_attention
-        output = attend(query, key, value, self.dropout if self.training else 0.0, self.scale)
+        dropout = self.dropout if self.training else 0.0
+        # Each tensor rank has heads of its own and drops their scores by random numbers of its own. Under sequence
+        # parallelism megatron-core has switched to these for the whole block already.
+        own_numbers = dropout > 0 and not self.config.sequence_parallel
+        with get_cuda_rng_tracker().fork() if own_numbers else nullcontext():
+            output = attend(query, key, value, dropout, self.scale)
         return output.reshape(query.size(0), query.size(1), -1)
 
 

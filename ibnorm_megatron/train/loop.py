@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,20 +48,22 @@ class Trainer:
         self.config, self.manifest, self.groups, self.engine, self.folder = config, manifest, groups, engine, folder
         self.state = TrainState()
         self.summary: Record = {}
-        self._loader, self._callbacks = loader, callbacks
+        self._loader, self.callbacks = loader, callbacks
         self._stop_requested = False
         self._stopping = False
 
     def run(self) -> None:
         """Train to the last step, or until a stop is requested."""
-        for callback in self._callbacks:
-            callback.on_start(self)
-        while self.state.step < self.config.train.steps and not self._stopping:
-            record = self._step()
-            for callback in self._callbacks:
-                callback.after_step(self, record)
-        for callback in self._callbacks:
-            callback.on_end(self)
+        with ExitStack() as closing:
+            for callback in self.callbacks:
+                closing.callback(callback.close)
+                callback.on_start(self)
+            while self.state.step < self.config.train.steps and not self._stopping:
+                record = self._step()
+                for callback in self.callbacks:
+                    callback.after_step(self, record)
+            for callback in self.callbacks:
+                callback.on_end(self)
 
     def _step(self) -> Record:
         started = time.perf_counter()
@@ -107,18 +110,18 @@ class Trainer:
 
     def notify_evaluation(self, record: Record) -> None:
         """Tell every callback of an evaluation."""
-        for callback in self._callbacks:
+        for callback in self.callbacks:
             callback.on_evaluate(self, record)
 
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights, optimizer and random numbers: plain values, equal on all ranks."""
-        callbacks = {type(callback).__name__: callback.state() for callback in self._callbacks}
+        callbacks = {type(callback).__name__: callback.state() for callback in self.callbacks}
         return {**asdict(self.state), "callbacks": callbacks}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Take a snapshot back."""
         self.state = TrainState(snapshot["step"], snapshot["tokens"])
-        for callback in self._callbacks:
+        for callback in self.callbacks:
             callback.restore(snapshot["callbacks"][type(callback).__name__])
 
     def peak_memory(self) -> int:

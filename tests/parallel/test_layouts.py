@@ -50,6 +50,8 @@ def results(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[st
         2: {
             "tp2": ["parallel.tensor=2", "parallel.zero_stage=0"],
             "tp2sp": ["parallel.tensor=2", "parallel.sequence=true", "parallel.zero_stage=1"],
+            "tp2-dropout": ["parallel.tensor=2", "model.dropout=0.1"],
+            "tp2sp-dropout": ["parallel.tensor=2", "parallel.sequence=true", "model.dropout=0.1"],
             "tp2sp-unsummed": ["parallel.tensor=2", "parallel.sequence=true", "parallel.zero_stage=1", "without-sum"],
             "tp2sp-accumulated": [
                 "parallel.tensor=2", "parallel.sequence=true", "parallel.zero_stage=1", "train.micro_batch_size=2"
@@ -113,6 +115,16 @@ def test_every_zero_stage_gives_the_same_curve(results: dict[str, dict[str, Any]
     assert norms <= GRADIENT_BOUND
     assert differences[worst] <= GRADIENT_BOUND, worst
     assert sharded["replica_spread"] == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+@pytest.mark.parametrize("layout", ["tp2-dropout", "tp2sp-dropout"])
+def test_dropout_keeps_the_replicas_equal(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
+    dropped = results[f"{model}-{layout}"]
+    assert _loss_difference(results[f"{model}-one"], dropped) > 1e-3, "nothing was dropped"
+    assert dropped["replica_spread"] == 0.0
+    assert dropped["losses"][-1] < dropped["losses"][0] - 0.5
 
 
 @pytest.mark.slow

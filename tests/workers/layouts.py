@@ -60,7 +60,7 @@ def _train(config: Config, groups: Groups) -> dict[str, Any]:
     trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups, prepare_module=_disturb_norms)
     module = trainer.engine.module
     recorder = _Recorder()
-    trainer._callbacks = [recorder]
+    trainer.callbacks = [recorder]
     gradients: dict[str, torch.Tensor] = {}
     step = trainer.engine.step
 

@@ -25,6 +25,9 @@ class Callback:
     def on_end(self, trainer: Trainer) -> None:
         """After the last step, or after the step at which the run was asked to stop."""
 
+    def close(self) -> None:
+        """Whatever happened, an error included: give back what is held. Called once for every callback."""
+
     def state(self) -> Record:
         """What of this callback a checkpoint must hold: plain values, the same on every rank."""
         return {}

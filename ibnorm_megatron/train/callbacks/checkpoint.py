@@ -49,6 +49,6 @@ class StopOnSignal(Callback):
         for number in (signal.SIGTERM, signal.SIGINT):
             self._previous[number] = signal.signal(number, request)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def close(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)

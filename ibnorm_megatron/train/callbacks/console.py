@@ -18,7 +18,7 @@ class Console(Callback):
         train = trainer.config.train
         norm = trainer.config.model.norm.label()
         self._progress = Progress(norm, train.steps, done=trainer.state.step, unit="steps", visible=trainer.groups.first)
-        self._progress.__enter__()
+        self._progress.start()
         if trainer.state.step:
             self._progress.print(f"{norm}: resumed at step {trainer.state.step}")
 
@@ -29,7 +29,10 @@ class Console(Callback):
         bits = record["val_bits_per_byte"]
         self._progress.print(f"step {record['step']}: validation loss {record['val_loss']:.4f}, {bits:.4f} bits a byte")
 
+    def close(self) -> None:
+        self._progress.stop()
+
     def on_end(self, trainer: Trainer) -> None:
-        self._progress.__exit__(None, None, None)
+        self._progress.stop()
         if trainer.groups.first and trainer.state.step < trainer.config.train.steps:
             print(f"stopped at step {trainer.state.step} with its state saved; the same command goes on from there", flush=True)

@@ -90,7 +90,7 @@ class TensorBoard(Callback):
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         self._write("validation", record)
 
-    def on_end(self, trainer: Trainer) -> None:
+    def close(self) -> None:
         if self._writer:
             self._writer.close()
 
@@ -132,7 +132,7 @@ class Wandb(Callback):
         if self._run:
             self._run.log({f"validation/{key}": value for key, value in record.items()}, step=record["step"])
 
-    def on_end(self, trainer: Trainer) -> None:
+    def close(self) -> None:
         if self._run:
             self._run.finish()
 
