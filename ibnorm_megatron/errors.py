@@ -57,17 +57,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 
 
-def run_command(command: Callable[[], int | None], *, quiet: bool = False) -> int:
+def run_command(command: Callable[[], int | None], *, quiet: bool = False, speaker: str = "") -> int:
     """Run a command and return its exit code: a UserError becomes its sentences on stderr and exit code 2.
 
     Args:
         command: returns an exit code, or None for 0.
         quiet: say nothing; for the ranks of a launch other than the first, which would all say the same.
+        speaker: who says it, in front of every sentence.
     """
     try:
         return command() or 0
     except UserError as error:
         if not quiet:
             for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
+                print(f"{speaker}error: {problem}", file=sys.stderr)
         return EXIT_USER_ERROR

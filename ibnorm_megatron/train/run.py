@@ -65,6 +65,8 @@ def run(config: Config, manifest: Manifest, world: World) -> int:
     from ..parallel.groups import model_parallel, process_group
 
     with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
+        if groups.first:
+            folder.claim(config.to_yaml())
         trainer = build_trainer(config, manifest, groups)
         if latest:
             from .checkpoint import load_checkpoint
@@ -73,7 +75,7 @@ def run(config: Config, manifest: Manifest, world: World) -> int:
         if groups.first:
             from .run_card import run_card
 
-            folder.begin(config.to_yaml(), run_card(config, manifest, world.size), trainer.state.step)
+            folder.begin(run_card(config, manifest, world.size), trainer.state.step)
         trainer.run()
         trainer.engine.close()
     return 0
@@ -85,8 +87,7 @@ def _resume_from(folder: RunFolder, config: Config) -> str | None:
     Raises:
         UserError: the folder holds another run, or resuming is switched off and it holds one.
     """
-    latest = folder.latest_checkpoint()
-    if latest is None:
+    if not folder.config_path.is_file():
         return None
     if config.run.resume == "never":
         why = "it holds a run, and run.resume is never"
@@ -98,7 +99,7 @@ def _resume_from(folder: RunFolder, config: Config) -> str | None:
         for name, old, new in differences(folder.read_config(), config.to_dict())
         if not name.startswith(free)
     )
-    return latest
+    return folder.latest_checkpoint()
 
 
 def build_trainer(

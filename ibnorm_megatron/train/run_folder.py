@@ -22,7 +22,7 @@ _LATEST = "latest"
 
 
 class RunFolder:
-    """Access to one run's records. Nothing is created before :meth:`begin`."""
+    """Access to one run's records. Nothing is created before :meth:`claim`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -36,7 +36,8 @@ class RunFolder:
         Raises:
             UserError: the path is a file, or a folder with files but without a run's config.
         """
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()) and not self.config_path.is_file()):
+        foreign = self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir())
+        if self.path.is_file() or (foreign and not self.config_path.is_file()):
             raise UserError(Problem("run.dir", str(self.path), "it exists and is not a run's folder", "choose another run.dir"))
 
     @property
@@ -44,10 +45,13 @@ class RunFolder:
         """Where the resolved config is."""
         return self.path / "config.yaml"
 
-    def begin(self, config_yaml: str, card: dict[str, Any], first_step: int) -> None:
-        """Write config and run card, and drop metrics of steps that will be run again, keeping a copy of them."""
+    def claim(self, config_yaml: str) -> None:
+        """Make the folder and write the config: the first thing in it, so that a kill leaves a run's folder."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config_path, config_yaml)
+
+    def begin(self, card: dict[str, Any], first_step: int) -> None:
+        """Write the run card, and drop metrics of steps that will be run again, keeping a copy of them."""
         write_json(self.path / "run_card.json", card)
         if not self._metrics.is_file():
             return

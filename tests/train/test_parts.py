@@ -69,12 +69,13 @@ def test_deepspeed_config_follows_ours_and_any_key_can_be_overridden() -> None:
 
 def test_metrics_of_steps_run_again_are_kept_aside(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    folder.begin("a: 1\n", {}, 0)
+    folder.claim("a: 1\n")
+    folder.begin({}, 0)
     for step in (1, 2, 3):
         folder.append_metrics({"step": step})
     with open(folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "lo')  # cut off by a kill
-    folder.begin("a: 1\n", {}, 2)
+    folder.begin({}, 2)
     assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
     assert (folder.path / "metrics.superseded-1.jsonl").read_text() == '{"step": 3}\n{"step": 4, "lo'
 

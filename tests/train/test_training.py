@@ -189,7 +189,8 @@ def test_a_run_is_not_resumed_as_another(tmp_path: Path, prepared: Path, capsys:
 def test_metrics_keep_every_digit(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     card: dict[str, Any] = {"seed": 1}
-    folder.begin("train: {}\n", card, 0)
+    folder.claim("train: {}\n")
+    folder.begin(card, 0)
     record = {"step": 1, "loss": 6.2342158794403076}
     folder.append_metrics(record)
     assert folder.read_metrics() == [record]
