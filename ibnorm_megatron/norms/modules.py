@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .functional import ib_norm, rms_norm
+from .functional import ib_norm, layer_norm, rms_norm
 from .plan import Form, Scale
 
 
@@ -60,9 +60,7 @@ class LayerNorm(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]`` to the same shape and type."""
-        if self.center:
-            return torch.nn.functional.layer_norm(x, (self.hidden_size,), self.weight, self.bias, self.eps)
-        return rms_norm(x, self.weight, self.bias, self.eps)
+        return (layer_norm if self.center else rms_norm)(x, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(LayerNorm):
