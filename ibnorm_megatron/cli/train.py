@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import signal
+import subprocess
 import sys
 
 from . import add_config_arguments
@@ -31,5 +33,29 @@ def execute(arguments: argparse.Namespace) -> int:
     target = [arguments.config, *arguments.overrides]
     if processes == 1:
         return main(target)
+    return _launch(processes, ["-m", "ibnorm_megatron.train", *target])
+
+
+def _launch(processes: int, target: list[str]) -> int:
+    """Run ``python TARGET`` as so many ranks under torchrun, and pass signals on to them.
+
+    torchrun that is signalled itself ends with exit code 1, whatever its ranks do. It gets a session of its own, so that
+    neither a terminal's Ctrl-C nor a signal to this process reaches it; the ranks stop, and torchrun reports how.
+    """
+    import psutil
+
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    os.execv(sys.executable, [*torchrun, "-m", "ibnorm_megatron.train", *target])  # noqa: S606 (no shell, own interpreter)
+    with subprocess.Popen([*torchrun, *target], start_new_session=True) as agent:  # noqa: S603 (no shell, own interpreter)
+
+        def forward(number: int, frame: object) -> None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                torchrun_itself = psutil.Process(agent.pid)
+                for process in torchrun_itself.children() or [torchrun_itself]:
+                    process.send_signal(number)
+
+        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return agent.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -8,6 +8,7 @@ was built.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -61,7 +62,7 @@ def transformer_config(model: ModelConfig, layout: Layout, precision: Precision)
         num_query_groups=model.num_key_value_heads,
         ffn_hidden_size=model.ffn_hidden_size,
         gated_linear_unit=model.activation == "swiglu",
-        activation_func=F.silu if model.activation == "swiglu" else F.gelu,
+        activation_func=F.silu if model.activation == "swiglu" else _gelu,
         add_bias_linear=model.linear_bias,
         layernorm_epsilon=model.norm.eps,
         hidden_dropout=model.dropout,
@@ -82,6 +83,10 @@ def transformer_config(model: ModelConfig, layout: Layout, precision: Precision)
         masked_softmax_fusion=False,
         persist_layer_norm=False,
     )
+
+
+#: As GPT-2 has it (Hendrycks & Gimpel, arXiv 1606.08415, the tanh form).
+_gelu = partial(F.gelu, approximate="tanh")
 
 
 def block_spec(model: ModelConfig) -> TransformerBlockSubmodules:

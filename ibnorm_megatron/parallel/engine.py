@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import Problem, UserError
 from .config import Layout, Precision
 from .gradients import sum_partial_gradients
 from .groups import Groups, ModelParallelUnit
@@ -53,6 +55,19 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
+def _check_config(config: dict[str, Any], layout: Layout, mpu: ModelParallelUnit) -> None:
+    """Let DeepSpeed read its config; what it does not like can only come from the user's block."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    if not layout.deepspeed:
+        return
+    try:
+        DeepSpeedConfig(config, mpu=mpu)
+    except Exception as error:  # it raises whatever its parts raise
+        why = f"DeepSpeed refuses it: {' '.join(str(error).split())}".rstrip(".")
+        raise UserError(Problem("parallel.deepspeed", repr(layout.deepspeed), why, "change or remove that key")) from error
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What one optimizer step did: the norm of the whole gradient before clipping, and whether fp16 skipped the step."""
@@ -70,6 +85,9 @@ class Engine:
         groups: this rank's place in the layout.
         config: from :func:`deepspeed_config`.
         grad_clip: largest gradient norm, 0 for none.
+
+    Raises:
+        UserError: DeepSpeed refuses what ``layout.deepspeed`` says.
     """
 
     def __init__(
@@ -78,12 +96,17 @@ class Engine:
         import deepspeed
         from deepspeed.utils import logger
 
+        from .states import StateFiles
+
         logger.setLevel(logging.WARNING)
         self.groups, self.module = groups, module
         self._clip = grad_clip if grad_clip > 0 else float("inf")
         sum_partial_gradients(module, groups.tensor)
         deepspeed.init_distributed(dist_init_required=False)
-        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
+        mpu = ModelParallelUnit()
+        _check_config(config, groups.layout, mpu)
+        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=mpu)
+        self.deepspeed.checkpoint_engine = StateFiles()
 
     def __call__(self, **inputs: Any) -> Tensor:
         return self.deepspeed(**inputs)
@@ -106,6 +129,19 @@ class Engine:
         """Set the learning rate of every parameter group."""
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
+
+    def save(self, folder: Path, name: str, client: dict[str, Any]) -> None:
+        """Write weights, optimizer state and ``client`` (plain values) into ``folder/name``. Collective."""
+        self.deepspeed.save_checkpoint(str(folder), tag=name, client_state={"client": client}, save_latest=False)
+
+    def load(self, folder: Path, name: str) -> dict[str, Any] | None:
+        """Restore what :meth:`save` wrote; returns ``client``, or None if there are no files for this layout. Collective.
+
+        Raises:
+            UserError: a file is damaged or is not a state.
+        """
+        path, client = self.deepspeed.load_checkpoint(str(folder), tag=name)
+        return None if path is None else client["client"]
 
     def close(self) -> None:
         """Give back what the engine holds: hooks, buffers."""

@@ -1,68 +1,18 @@
-"""Saving and restoring a run's state: DeepSpeed's sharded files, written durably and read without pickles that can run code."""
+"""Saving and restoring a run's state: what the engine holds, the random numbers of every rank, and the run's own values."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointCommitInfo, CheckpointEngine
 
 from ..errors import Problem, UserError
 from ..parallel.cpu_compat import device, on_gpu
 from ..parallel.engine import Engine
+from ..parallel.states import read_state, write_state
 from .run_folder import RunFolder
-
-
-class SafeCheckpointEngine(CheckpointEngine):
-    """DeepSpeed's reader and writer of single files: fsynced when written, ``weights_only`` when read."""
-
-    def create(self, info: CheckpointCommitInfo) -> None:
-        """Nothing to announce: the run folder makes and names the checkpoint's folder."""
-
-    def save(self, state_dict: Any, path: str) -> None:
-        write_state(Path(path), state_dict)
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        return read_state(Path(path), map_location)
-
-    def commit(self, info: CheckpointCommitInfo) -> bool:
-        """Every file is durable once saved."""
-        return True
-
-
-def write_state(path: Path, state: Any) -> None:
-    """Write a state with torch.save and make it durable."""
-    with open(path, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_state(path: Path, map_location: Any = "cpu") -> Any:
-    """Read a state; only tensors, plain values and the few DeepSpeed records named below are accepted.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds anything else.
-    """
-    try:
-        with torch.serialization.safe_globals(_records()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, torch.serialization.pickle.UnpicklingError) as error:
-        why = "it cannot be read: " + str(error).split("\n")[0]
-        mend = "remove this checkpoint and write the name of an older one into checkpoints/latest"
-        raise UserError(Problem("the checkpoint file", str(path), why, mend)) from None
-
-
-def _records() -> list[Any]:
-    """DeepSpeed's own classes that its optimizer states hold; each carries plain fields only."""
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]
 
 
 def save_checkpoint(folder: RunFolder, engine: Engine, state: dict[str, Any], keep_last: int) -> None:
@@ -78,9 +28,9 @@ def save_checkpoint(folder: RunFolder, engine: Engine, state: dict[str, Any], ke
     if dist.get_rank() == 0:
         folder.begin_checkpoint(step)
     dist.barrier()
-    engine.deepspeed.save_checkpoint(str(folder.checkpoints), tag=draft.name, client_state={"run": state}, save_latest=False)
+    engine.save(folder.checkpoints, draft.name, state)
     # DeepSpeed keeps one client state per model-parallel rank; random numbers differ on every rank.
-    write_state(draft / f"random-rank{dist.get_rank()}.pt", _random_state())
+    write_state(_random_file(draft), _random_state())
     dist.barrier()
     if dist.get_rank() == 0:
         folder.commit_checkpoint(step, keep_last)
@@ -88,15 +38,41 @@ def save_checkpoint(folder: RunFolder, engine: Engine, state: dict[str, Any], ke
 
 
 def load_checkpoint(folder: RunFolder, engine: Engine, name: str) -> dict[str, Any]:
-    """Restore a checkpoint of the same layout; returns the ``state`` that was saved. Collective."""
-    path, client = engine.deepspeed.load_checkpoint(str(folder.checkpoints), tag=name)
-    if path is None:
+    """Restore a checkpoint of the same layout; returns the ``state`` that was saved. Collective.
+
+    Raises:
+        UserError: a file is missing, damaged or no state; on every rank, if it is so on one.
+    """
+    _agree_that_it_is_readable(folder.checkpoints / name)
+    state = engine.load(folder.checkpoints, name)
+    if state is None:
         where = str(folder.checkpoints / name)
         raise UserError(
             Problem("the checkpoint", where, "it has no files for this layout", "resume with the layout it was saved in")
         )
-    _restore_random_state(read_state(folder.checkpoints / name / f"random-rank{dist.get_rank()}.pt"))
-    return client["run"]
+    _restore_random_state(read_state(_random_file(folder.checkpoints / name)))
+    return state
+
+
+def _agree_that_it_is_readable(checkpoint: Path) -> None:
+    """Look into every file, each rank into its share. A rank that failed within DeepSpeed would leave the others waiting."""
+    problem = None
+    try:
+        for path in sorted(checkpoint.glob("*.pt"))[dist.get_rank() :: dist.get_world_size()]:
+            read_state(path, mapped=True)
+    except UserError as error:
+        problem = error
+    failed = torch.tensor(float(problem is not None), device=device())
+    dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+    if problem is not None:
+        raise problem
+    if failed:
+        why = "another rank found a file of it damaged"
+        raise UserError(Problem("the checkpoint", str(checkpoint), why, "see what that rank says"))
+
+
+def _random_file(checkpoint: Path) -> Path:
+    return checkpoint / f"random-rank{dist.get_rank()}.pt"
 
 
 def _random_state() -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Trainer:
                 record = self._step()
                 for callback in self.callbacks:
                     callback.after_step(self, record)
+            self.summary["peak_memory_bytes"] = self.peak_memory()  # of training, before any callback measures something
             for callback in self.callbacks:
                 callback.on_end(self)
 
@@ -98,7 +99,8 @@ class Trainer:
 
     def _agree_on(self, batches: list[Batch]) -> int:
         """Labels that count in this step over all ranks; the same message tells whether any rank was asked to stop."""
-        mine = torch.tensor([sum(batch.num_tokens for batch in batches), float(self._stop_requested)], device=device())
+        counts = [sum(batch.num_tokens for batch in batches), float(self._stop_requested)]
+        mine = torch.tensor(counts, dtype=torch.float64, device=device())
         dist.all_reduce(mine)
         copies = dist.get_world_size() // self.groups.data_size  # ranks that hold the same batch
         self._stopping = bool(mine[1] > 0)
@@ -119,10 +121,11 @@ class Trainer:
         return {**asdict(self.state), "callbacks": callbacks}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Take a snapshot back."""
+        """Take a snapshot back. A callback that was not there when it was made begins anew."""
         self.state = TrainState(snapshot["step"], snapshot["tokens"])
         for callback in self.callbacks:
-            callback.restore(snapshot["callbacks"][type(callback).__name__])
+            if (name := type(callback).__name__) in snapshot["callbacks"]:
+                callback.restore(snapshot["callbacks"][name])
 
     def peak_memory(self) -> int:
         """Most bytes any rank held so far: of GPU memory on GPUs, of the whole process on CPUs."""

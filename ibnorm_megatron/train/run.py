@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config, parse_config
 from ..data.manifest import Manifest, read_manifest
 from ..errors import Problem, UserError, raise_if_any
+from .run_card import run_card, run_identity
 from .run_folder import RunFolder, differences
 
 if TYPE_CHECKING:
@@ -27,13 +29,16 @@ def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config,
     config, problems = parse_config(path, overrides, world_size=world_size)
     manifest: Manifest | None = None
     if config is not None:
+        folder = RunFolder(config.run.dir)
         try:
-            manifest = read_manifest(Path(config.data.path))
+            manifest = read_manifest(Path(config.data.path).expanduser())
             problems += _data_problems(config, manifest)
         except UserError as error:
             problems += error.problems
         try:
-            RunFolder(config.run.dir).check()
+            folder.check()
+            if manifest and not problems:
+                problems += _resume_problems(folder, config, run_identity(config, manifest, world_size))
         except UserError as error:
             problems += error.problems
     raise_if_any(problems)
@@ -53,10 +58,42 @@ def _data_problems(config: Config, manifest: Manifest) -> Iterator[Problem]:
             yield Problem("train.sequence_length", str(config.train.sequence_length), why, "shorten it or prepare more text")
 
 
+def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]) -> Iterator[Problem]:
+    """Why the run in ``folder``, if there is one, cannot go on as this one.
+
+    Raises:
+        UserError: the folder's records are damaged.
+    """
+    if not folder.config_path.is_file():
+        return
+    if config.run.resume == "never":
+        why = "it holds a run, and run.resume is never"
+        yield Problem("run.dir", str(folder.path), why, "choose another run.dir or set run.resume=auto")
+        return
+    free = ("run.", "log.", "checkpoint.", "evaluate.", "data.path")  # what may change without changing the curve
+    found = [entry for entry in differences(folder.read_config(), config.to_dict()) if not entry[0].startswith(free)]
+    if folder.latest_checkpoint():  # data and world are known by what they are, from the card
+        was = folder.read_card()
+        found += [("the world size", was["layout"]["world_size"], identity["layout"]["world_size"])]
+        found += [(f"the hash of {name}", was["data"][key], identity["data"][key]) for name, key in _DATA_HASHES.items()]
+    for name, old, new in found:
+        if old != new:
+            mend = "set it back, or choose another run.dir for a new run"
+            yield Problem(name, repr(new), f"the run in {folder.path} was begun with {old!r}", mend)
+
+
+_DATA_HASHES = {"the data": "hash", "its tokenizer": "tokenizer"}
+
+
 def run(config: Config, manifest: Manifest, world: World) -> int:
-    """Train, or go on training, what ``config`` describes. Returns the process's exit code."""
+    """Train, or go on training, what ``config`` describes. Returns the process's exit code.
+
+    Raises:
+        UserError: another process trains in the run's folder, its newest checkpoint is damaged, or DeepSpeed refuses
+            what ``parallel.deepspeed`` says.
+    """
     folder = RunFolder(config.run.dir)
-    latest = _resume_from(folder, config)
+    latest = folder.latest_checkpoint()
     if latest and (folder.read_summary() or {}).get("status") == "complete":
         if world.rank == 0:
             print(f"{folder.path} holds this run, complete; nothing to do")
@@ -64,42 +101,20 @@ def run(config: Config, manifest: Manifest, world: World) -> int:
 
     from ..parallel.groups import model_parallel, process_group
 
-    with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
-        if groups.first:
-            folder.claim(config.to_yaml())
-        trainer = build_trainer(config, manifest, groups)
-        if latest:
-            from .checkpoint import load_checkpoint
+    with process_group(world), ExitStack() as held:
+        if world.rank == 0:
+            held.enter_context(folder.claim(config.to_yaml()))
+        with model_parallel(config.parallel, config.train.seed) as groups:
+            trainer = build_trainer(config, manifest, groups)
+            if latest:
+                from .checkpoint import load_checkpoint
 
-            trainer.restore(load_checkpoint(folder, trainer.engine, latest))
-        if groups.first:
-            from .run_card import run_card
-
-            folder.begin(run_card(config, manifest, world.size), trainer.state.step)
-        trainer.run()
-        trainer.engine.close()
+                trainer.restore(load_checkpoint(folder, trainer.engine, latest))
+            if groups.first:
+                folder.begin(run_card(config, manifest, world.size), trainer.state.step)
+            trainer.run()
+            trainer.engine.close()
     return 0
-
-
-def _resume_from(folder: RunFolder, config: Config) -> str | None:
-    """The checkpoint to go on from, or None to begin.
-
-    Raises:
-        UserError: the folder holds another run, or resuming is switched off and it holds one.
-    """
-    if not folder.config_path.is_file():
-        return None
-    if config.run.resume == "never":
-        why = "it holds a run, and run.resume is never"
-        raise UserError(Problem("run.dir", str(folder.path), why, "choose another run.dir or set run.resume=auto"))
-    free = ("run.", "log.", "checkpoint.", "evaluate.")  # what may change without changing the curve
-    mend = "set it back, or choose another run.dir for a new run"
-    raise_if_any(
-        Problem(name, repr(new), f"the run in {folder.path} was begun with {old!r}", mend)
-        for name, old, new in differences(folder.read_config(), config.to_dict())
-        if not name.startswith(free)
-    )
-    return folder.latest_checkpoint()
 
 
 def build_trainer(
@@ -125,7 +140,7 @@ def build_trainer(
     from .optimizer import build_optimizer
 
     train, log = config.train, config.log
-    folder, data = RunFolder(config.run.dir), Path(config.data.path)
+    folder, data = RunFolder(config.run.dir), Path(config.data.path).expanduser()
 
     def loader(split: SplitName, seed: int) -> Loader:
         sequences = SequenceDataset(data, manifest, split, train.sequence_length, seed, folder.index_cache)
@@ -150,7 +165,6 @@ def build_trainer(
     engine = Engine(module, build_optimizer(module, train), groups, ds_config, train.grad_clip)
     sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
     callbacks = [
-        Console() if log.console else None,
         JsonLines(log.interval),
         TensorBoard(log.interval) if log.tensorboard else None,
         Wandb(log.interval, log.wandb, log.wandb_project) if log.wandb != "off" else None,
@@ -159,6 +173,7 @@ def build_trainer(
         Checkpoint(config.checkpoint.interval, config.checkpoint.keep_last),
         NormCost(validation) if log.norm_cost else None,
         Summary(),
+        Console() if log.console else None,  # the last to speak, when everything it speaks of is done
     ]
     chosen = [callback for callback in callbacks if callback]
     return Trainer(config, manifest, groups, engine, loader("train", train.seed), folder, chosen)

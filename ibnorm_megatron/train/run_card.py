@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import __version__
 from ..config import Config
 from ..data.manifest import Manifest
@@ -21,8 +19,7 @@ _LIBRARIES = ("torch", "megatron-core", "deepspeed", "sentencepiece", "datasets"
 
 
 def run_card(config: Config, manifest: Manifest, world_size: int) -> dict[str, Any]:
-    """Versions, commit, hardware, layout, hashes, seed and sizes of a run; plain values."""
-    layout, train = config.parallel, config.train
+    """All of :func:`run_identity`, and the versions, commit and hardware it runs with; plain values."""
     return {
         "ibnorm_megatron": __version__,
         "git": _git_state(),
@@ -30,6 +27,14 @@ def run_card(config: Config, manifest: Manifest, world_size: int) -> dict[str, A
         "libraries": {name: version(name) for name in _LIBRARIES},
         "hardware": _hardware(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **run_identity(config, manifest, world_size),
+    }
+
+
+def run_identity(config: Config, manifest: Manifest, world_size: int) -> dict[str, Any]:
+    """Layout, hashes, seed and sizes of a run: what stays the same wherever it goes on. Imports no torch."""
+    layout, train = config.parallel, config.train
+    return {
         "norm": config.model.norm.label(),
         "seed": train.seed,
         "layout": {
@@ -68,6 +73,8 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def _hardware() -> dict[str, Any]:
+    import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "gpu": gpu,

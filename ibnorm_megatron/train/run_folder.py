@@ -7,9 +7,14 @@ checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest com
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,52 +30,86 @@ class RunFolder:
     """Access to one run's records. Nothing is created before :meth:`claim`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self.index_cache = self.path / "index"
         self._metrics = self.path / "metrics.jsonl"
 
     def check(self) -> None:
-        """Refuse a folder that holds something else than a run.
+        """Refuse a path that cannot become a run's folder.
 
         Raises:
-            UserError: the path is a file, or a folder with files but without a run's config.
+            UserError: it is a file or lies below one, may not be written, or is a folder of something else.
         """
-        foreign = self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir())
-        if self.path.is_file() or (foreign and not self.config_path.is_file()):
-            raise UserError(Problem("run.dir", str(self.path), "it exists and is not a run's folder", "choose another run.dir"))
+        there = next(path for path in (self.path, *self.path.absolute().parents) if os.path.lexists(path))
+        foreign = there == self.path and not self.config_path.is_file()
+        if foreign and not (there.is_dir() and all(path.name.startswith(".") for path in there.iterdir())):
+            why = "it exists and is not a run's folder"
+        elif not there.is_dir():
+            why = f"{there} is not a folder"
+        elif not os.access(there, os.W_OK | os.X_OK):
+            why = f"{there} may not be written to"
+        else:
+            return
+        raise UserError(Problem("run.dir", str(self.path), why, "choose another run.dir"))
 
     @property
     def config_path(self) -> Path:
         """Where the resolved config is."""
         return self.path / "config.yaml"
 
-    def claim(self, config_yaml: str) -> None:
-        """Make the folder and write the config: the first thing in it, so that a kill leaves a run's folder."""
+    @contextmanager
+    def claim(self, config_yaml: str) -> Iterator[None]:
+        """Make the folder, hold it against other processes, and write the config: the first thing a kill can leave.
+
+        Raises:
+            UserError: another process is training in it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config_path, config_yaml)
+        with open(self.path / ".lock", "w") as lock:  # the lock goes with the process, however it ends
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                why = "another process is training in it"
+                raise UserError(
+                    Problem("run.dir", str(self.path), why, "wait for it, stop it, or choose another run.dir")
+                ) from None
+            except OSError:
+                pass  # a file system without locks: nothing can be held, and nothing is known
+            write_text(self.config_path, config_yaml)
+            yield
 
     def begin(self, card: dict[str, Any], first_step: int) -> None:
-        """Write the run card, and drop metrics of steps that will be run again, keeping a copy of them."""
+        """Write the run card, and drop metrics of steps that will be run again, keeping a copy of them.
+
+        The card stays the one that the run began with; what a later start has differently is added to its ``resumed``.
+        Checkpoints after ``first_step`` belong to a future that is run again: they are put aside under another name.
+        """
+        if first_step and (self.path / "run_card.json").is_file():
+            first = self.read_card()
+            now = {name: new for name, _, new in differences({**first, "resumed": None}, {**card, "resumed": None})}
+            card = {**first, "resumed": [*first.get("resumed", []), {"step": first_step, **now}]}
         write_json(self.path / "run_card.json", card)
+        for path in self._checkpoints():
+            if path.name > checkpoint_name(first_step):
+                path.rename(_unused(self.checkpoints, f"superseded-{path.name}"))
         if not self._metrics.is_file():
             return
         kept, dropped = [], []
         for line in self._metrics.read_text(encoding="utf-8").splitlines(keepends=True):
             (kept if _step_of(line) <= first_step else dropped).append(line)
         if dropped:
-            copies = len(list(self.path.glob("metrics.superseded-*.jsonl")))
-            write_text(self.path / f"metrics.superseded-{copies + 1}.jsonl", "".join(dropped))
+            write_text(_unused(self.path, "metrics.superseded", ".jsonl"), "".join(dropped))
             write_text(self._metrics, "".join(kept))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
+        """Add one line to metrics.jsonl. JSON has no infinity and no NaN: they become null."""
         with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write summary.json."""
-        write_json(self.path / "summary.json", summary)
+        """Write summary.json, with null for what is not finite."""
+        write_json(self.path / "summary.json", _finite(summary))
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config as plain values."""
@@ -85,7 +124,9 @@ class RunFolder:
         return self._read("summary.json", json.loads) if (self.path / "summary.json").is_file() else None
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every record of metrics.jsonl."""
+        """Every record of metrics.jsonl; none if nothing was recorded yet."""
+        if not self._metrics.is_file():
+            return []
         return self._read("metrics.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
@@ -123,13 +164,19 @@ class RunFolder:
         self.draft_checkpoint(step).mkdir(parents=True)
 
     def commit_checkpoint(self, step: int, keep_last: int) -> None:
-        """Give a finished draft its name, point to it, and remove all but the newest ``keep_last``."""
+        """Give a finished draft its name, point to it, and remove all but the newest ``keep_last``.
+
+        No later checkpoint is there: :meth:`begin` has put them aside.
+        """
         name = checkpoint_name(step)
-        shutil.rmtree(self.checkpoints / name, ignore_errors=True)  # the same step, run again after a resume
         rename_directory(self.draft_checkpoint(step), self.checkpoints / name)
         write_text(self.checkpoints / _LATEST, name)
-        for old in sorted(self.checkpoints.glob("step-*"))[:-keep_last]:
+        for old in self._checkpoints()[:-keep_last]:
             shutil.rmtree(old)
+
+    def _checkpoints(self) -> list[Path]:
+        """Complete checkpoints, the oldest first."""
+        return sorted(self.checkpoints.glob("step-*"))
 
 
 def checkpoint_name(step: int) -> str:
@@ -143,6 +190,15 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")
+
+
+def _unused(folder: Path, stem: str, suffix: str = "") -> Path:
+    """The first of STEM-1, STEM-2 ... that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := folder / f"{stem}-{n}{suffix}").exists())
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ibnorm_megatron.config import load_config
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.parallel.engine import deepspeed_config
-from ibnorm_megatron.train.checkpoint import read_state, write_state
+from ibnorm_megatron.parallel.states import read_state, write_state
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.run_folder import RunFolder, differences
 from ibnorm_megatron.train.schedule import learning_rate
@@ -67,31 +68,91 @@ def test_deepspeed_config_follows_ours_and_any_key_can_be_overridden() -> None:
     assert "bf16" not in deepspeed_config(Layout(), "fp32", micro_batch_size=1, micro_batches=1, grad_clip=1.0)
 
 
+def _begun(path: Path) -> RunFolder:
+    folder = RunFolder(path)
+    with folder.claim("a: 1\n"):
+        folder.begin({"git": "abc", "started": "1"}, 0)
+    return folder
+
+
 def test_metrics_of_steps_run_again_are_kept_aside(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    folder.claim("a: 1\n")
-    folder.begin({}, 0)
+    folder = _begun(tmp_path / "run")
     for step in (1, 2, 3):
         folder.append_metrics({"step": step})
     with open(folder.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "lo')  # cut off by a kill
-    folder.begin({}, 2)
+    folder.begin({"git": "def", "started": "2"}, 2)
     assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
     assert (folder.path / "metrics.superseded-1.jsonl").read_text() == '{"step": 3}\n{"step": 4, "lo'
+    again = {"step": 2, "git": "def", "started": "2"}
+    assert folder.read_card() == {"git": "abc", "started": "1", "resumed": [again]}
+
+
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    folder = _begun(tmp_path / "run")
+    folder.append_metrics({"step": 1, "loss": float("nan"), "grad_norm": float("inf"), "lr": 0.5})
+    folder.write_summary({"loss": float("-inf")})
+    assert folder.read_metrics() == [{"step": 1, "loss": None, "grad_norm": None, "lr": 0.5}]
+    assert folder.read_summary() == {"loss": None}
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.claim("a: 1\n"):
+        with pytest.raises(UserError, match="another process is training in it"), folder.claim("a: 2\n"):
+            pass
+        assert folder.read_config() == {"a": 1}
+    with folder.claim("a: 2\n"):
+        assert folder.read_config() == {"a": 2}
+
+
+def _save(folder: RunFolder, step: int, keep_last: int) -> None:
+    folder.begin_checkpoint(step)
+    (folder.draft_checkpoint(step) / "x").write_text(str(step))
+    folder.commit_checkpoint(step, keep_last)
 
 
 def test_a_checkpoint_is_seen_only_when_it_is_whole(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for step in (1, 2, 3):
         folder.begin_checkpoint(step)
-        (folder.draft_checkpoint(step) / "x").write_text(str(step))
         assert folder.latest_checkpoint() == (f"step-{step - 1:08d}" if step > 1 else None)
-        folder.commit_checkpoint(step, keep_last=2)
+        _save(folder, step, keep_last=2)
     assert folder.latest_checkpoint() == "step-00000003"
     assert sorted(path.name for path in folder.checkpoints.glob("step-*")) == ["step-00000002", "step-00000003"]
     (folder.checkpoints / "latest").write_text("step-00000009")
     with pytest.raises(UserError, match="there is no such checkpoint"):
         folder.latest_checkpoint()
+
+
+def test_going_back_to_an_older_checkpoint_keeps_the_later_ones_and_prunes_none_that_is_new(tmp_path: Path) -> None:
+    folder = _begun(tmp_path / "run")
+    for step in (10, 20, 30):
+        _save(folder, step, keep_last=3)
+    (folder.checkpoints / "latest").write_text("step-00000010")
+    folder.begin({"git": "abc", "started": "2"}, 10)
+    _save(folder, 15, keep_last=1)
+    assert folder.latest_checkpoint() == "step-00000015"
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "latest", "step-00000015", "superseded-step-00000020-1", "superseded-step-00000030-1"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "run", "says"),
+    [
+        (lambda root: (root / "file").write_text("x"), "file", "it exists and is not a run's folder"),
+        (lambda root: (root / "file").write_text("x"), "file/run", "file is not a folder"),
+        (lambda root: (root / "link").symlink_to(root / "nowhere"), "link", "it exists and is not a run's folder"),
+        (lambda root: (root / "link").symlink_to(root / "nowhere"), "link/run", "link is not a folder"),
+    ],
+)
+def test_a_path_that_cannot_be_a_run_is_refused(tmp_path: Path, make: Callable, run: str, says: str) -> None:
+    make(tmp_path)
+    with pytest.raises(UserError, match=says):
+        RunFolder(tmp_path / run).check()
+    RunFolder(tmp_path / "new" / "run").check()
+    assert not (tmp_path / "new").exists()
 
 
 class _Evil:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 import yaml
 
 from ibnorm_megatron.train import main
@@ -20,6 +23,8 @@ from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
 from ..distributed import ROOT, command, environment, torchrun
+
+TARGET = "ibnorm_megatron.train"
 
 
 def _arguments(data: Path, run: Path, *overrides: str, config: str = "tiny_llama") -> list[str]:
@@ -78,34 +83,42 @@ def _wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> No
     pytest.fail(f"the run made no {steps} steps: {process.stderr.read() if process.stderr else ''}")
 
 
+def _start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("processes", "overrides"),
+    ("processes", "overrides", "signalled"),
     [
-        (1, ["parallel.zero_stage=0", "model.dropout=0.1"]),
-        (2, ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", "model.dropout=0.1"]),
-        (2, ["parallel.zero_stage=3", "train.precision=fp32"]),
-        (2, ["parallel.zero_stage=1", "train.precision=bf16", "train.micro_batch_size=2"]),
+        (1, ["parallel.zero_stage=0", "model.dropout=0.1"], "one rank"),
+        (2, ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", "model.dropout=0.1"], "ibnorm train"),
+        (2, ["parallel.zero_stage=3", "train.precision=fp32"], "one rank"),
+        (2, ["parallel.zero_stage=1", "train.precision=bf16", "train.micro_batch_size=2"], "everything twice"),
     ],
 )
 def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
-    tmp_path: Path, prepared: Path, processes: int, overrides: list[str]
+    tmp_path: Path, prepared: Path, processes: int, overrides: list[str], signalled: str
 ) -> None:
     common = ["model.norm=ibnorm_log", "train.steps=40", *overrides]
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, whole, *common))
 
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    target = ["-m", "ibnorm_megatron.train", *_arguments(prepared, halved, *common)]
-    process = subprocess.Popen(
-        [*launch, *target], cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    given = _arguments(prepared, halved, *common)
+    torchrun_line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    process = _start(["ibnorm", "train", *given] if signalled == "ibnorm train" else [*torchrun_line, "-m", TARGET, *given])
     _wait_for_steps(halved, 5, process)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(workers) == processes
-    os.kill(int(workers[-1]), signal.SIGTERM)  # any one rank's signal stops them all, after the same step
+    ranks = psutil.Process(process.pid).children()
+    assert len(ranks) == (1 if signalled == "ibnorm train" else processes)
+    if signalled == "one rank":  # any one rank's signal stops them all, after the same step
+        ranks[-1].terminate()
+    elif signalled == "ibnorm train":
+        process.terminate()
+    else:  # as a scheduler does, whose signal the launcher passes on once more
+        for one in [process, *ranks, *ranks]:
+            one.terminate()
     out, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error[-4000:]
+    assert process.returncode == (1 if signalled == "everything twice" else 0), error[-4000:]  # torchrun's own rule
     assert "stopped at step" in out
     stopped = RunFolder(halved).read_summary()
     assert stopped["status"] == "stopped"
@@ -115,6 +128,13 @@ def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
     assert RunFolder(halved).read_summary()["status"] == "complete"
     assert _curve(halved) == _curve(whole)
     assert RunFolder(halved).read_summary()["val_loss"] == RunFolder(whole).read_summary()["val_loss"]
+    (resumed,) = RunFolder(halved).read_card()["resumed"]
+    assert resumed["step"] == stopped["step"]
+
+
+class _Evil:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("evil"),))
 
 
 @pytest.mark.slow
@@ -124,23 +144,49 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, whole, *common))
     target = [sys.executable, "-m", "ibnorm_megatron.train", *_arguments(prepared, killed, *common)]
-    process = subprocess.Popen(target, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    process = _start(target)
     _wait_for_steps(killed, 14, process)
+    process.send_signal(signal.SIGSTOP)
+    twin = command(*target)
+    assert (twin.returncode, "another process is training in it" in twin.stderr) == (2, True)
     process.kill()
     process.wait()
-    assert RunFolder(killed).latest_checkpoint() in ("step-00000010", "step-00000020")
+    latest = RunFolder(killed).latest_checkpoint()
+    assert latest in ("step-00000010", "step-00000020")
     draft = killed / "checkpoints" / ".step-00000020.tmp"
     draft.mkdir(exist_ok=True)
     (draft / "mp_rank_00_model_states.pt").write_bytes(b"half")
+
+    before = {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
+    for pattern, damage in (("mp_rank*.pt", "evil"), ("*optim_states.pt", "cut")):
+        (path,) = (killed / "checkpoints" / latest).glob(pattern)
+        if damage == "evil":
+            torch.save({"module": _Evil()}, path)
+        else:
+            path.write_bytes(before[path][:-1000])
+        refused = command(*target)
+        assert refused.returncode == 2, refused.stderr
+        assert re.fullmatch(rf"error: the checkpoint file is {path}: it cannot be read: .*\n", refused.stderr)
+        path.write_bytes(before[path])
+    assert not (ROOT / "evil").exists()
+    assert {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()} == before
+
     done = command(*target)
     assert done.returncode == 0, done.stderr
     assert _curve(killed) == _curve(whole)
     assert not draft.exists()
-    superseded = list(killed.glob("metrics.superseded-*.jsonl"))
-    assert len(superseded) <= 1
+    assert len(list(killed.glob("metrics.superseded-*.jsonl"))) <= 1
+    steps = {"step", "tokens", "loss", "status", "norm", "val_loss", "val_bits_per_byte", "val_tokens"}
+    summaries = [RunFolder(run).read_summary() for run in (killed, whole)]
+    assert {key: summaries[0][key] for key in steps} == {key: summaries[1][key] for key in steps}
 
     again = command(*target)
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
+    # Killed between the last checkpoint and the summary: it is written from the records, complete.
+    (killed / "summary.json").unlink()
+    done = command(*target)
+    assert done.returncode == 0, done.stderr
+    assert RunFolder(killed).read_summary().keys() == summaries[0].keys()
 
 
 @pytest.mark.slow
@@ -171,15 +217,24 @@ def test_other_ways_to_train_learn_too(tmp_path: Path, prepared: Path, overrides
 
 
 @pytest.mark.slow
-def test_a_run_is_not_resumed_as_another(tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
+def test_a_run_is_not_resumed_as_another(
+    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, changed = tmp_path / "run", tmp_path / "changed"
     torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, "train.steps=2"))
+    shutil.copytree(prepared, changed)
+    manifest = json.loads((changed / "manifest.json").read_text())
+    manifest["splits"]["validation"][0]["text_bytes"] += 1
+    (changed / "manifest.json").write_text(json.dumps(manifest))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    for overrides, says in [
-        (["train.steps=3", "train.seed=7"], ["train.steps is 3", "train.seed is 7"]),
-        (["train.steps=2", "model.norm=ibnorm_log"], ["model.norm"]),
-        (["train.steps=2", "run.resume=never"], ["run.resume is never"]),
+    for world, overrides, says in [
+        (1, ["train.steps=3", "train.seed=7"], ["train.steps is 3", "train.seed is 7"]),
+        (1, ["train.steps=2", "model.norm=ibnorm_log"], ["model.norm"]),
+        (1, ["train.steps=2", "run.resume=never"], ["run.resume is never"]),
+        (2, ["train.steps=2"], ["the world size is 2: the run in", "was begun with 1"]),
+        (1, ["train.steps=2", f"data.path={changed}"], ["the hash of the data is"]),
     ]:
+        monkeypatch.setenv("WORLD_SIZE", str(world))
         assert main(_arguments(prepared, run, *overrides)) == 2
         errors = capsys.readouterr().err
         assert all(text in errors for text in says), errors
@@ -189,9 +244,9 @@ def test_a_run_is_not_resumed_as_another(tmp_path: Path, prepared: Path, capsys:
 def test_metrics_keep_every_digit(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     card: dict[str, Any] = {"seed": 1}
-    folder.claim("train: {}\n")
-    folder.begin(card, 0)
-    record = {"step": 1, "loss": 6.2342158794403076}
-    folder.append_metrics(record)
+    with folder.claim("train: {}\n"):
+        folder.begin(card, 0)
+        record = {"step": 1, "loss": 6.2342158794403076}
+        folder.append_metrics(record)
     assert folder.read_metrics() == [record]
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"] == 6.2342158794403076

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 class Console(Callback):
     """A progress bar with the loss, and a line for every evaluation."""
 
+    def __init__(self) -> None:
+        self._progress = Progress("", 0, visible=False)
+
     def on_start(self, trainer: Trainer) -> None:
         train = trainer.config.train
         norm = trainer.config.model.norm.label()

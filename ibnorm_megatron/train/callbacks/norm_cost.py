@@ -22,22 +22,18 @@ _REPEATS = 7
 
 
 class NormCost(Callback):
-    """After the last step, run every norm forward and backward by itself and add ``norm_share`` to the summary.
+    """After the last step, run every norm forward and backward by itself and add ``norm_seconds`` to the summary.
 
-    norm_share = (seconds of all norms, forward and backward, for all micro-batches of a step) / (median step seconds).
+    norm_seconds is what all norms take, forward and backward, for all micro-batches of a step.
     Each norm is a fresh one of the same config, fed with the input that the trained one sees on a validation batch, and
     its time is the median of several runs; all ranks measure at once, and the slowest counts.
     """
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
-        self._step_seconds: list[float] = []
-
-    def after_step(self, trainer: Trainer, record: dict) -> None:
-        self._step_seconds.append(record["step_seconds"])
 
     def on_end(self, trainer: Trainer) -> None:
-        if trainer.state.step < trainer.config.train.steps or not self._step_seconds:
+        if trainer.state.step < trainer.config.train.steps:
             return
         inputs = self._inputs(trainer)
         seconds = 0.0
@@ -47,7 +43,7 @@ class NormCost(Callback):
         seconds *= trainer.config.train.micro_batches(trainer.groups.data_size)
         slowest = torch.tensor(seconds, dtype=torch.float64, device=device())
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-        trainer.summary["norm_share"] = float(slowest) / statistics.median(self._step_seconds)
+        trainer.summary["norm_seconds"] = float(slowest)
 
     @torch.no_grad()
     def _inputs(self, trainer: Trainer) -> dict[Site, Tensor]:

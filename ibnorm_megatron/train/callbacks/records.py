@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .base import Callback, Record
@@ -12,13 +13,14 @@ if TYPE_CHECKING:
 
 
 class JsonLines(Callback):
-    """metrics.jsonl: one object a line, floats in full precision."""
+    """metrics.jsonl: one object a line, floats in full precision; every ``interval`` steps and the last one."""
 
     def __init__(self, interval: int) -> None:
         self._interval = interval
 
     def after_step(self, trainer: Trainer, record: Record) -> None:
-        if trainer.groups.first and record["step"] % self._interval == 0:
+        due = record["step"] % self._interval == 0 or record["step"] == trainer.config.train.steps
+        if trainer.groups.first and due:
             trainer.folder.append_metrics(record)
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
@@ -27,38 +29,38 @@ class JsonLines(Callback):
 
 
 class Summary(Callback):
-    """summary.json: how the run ended, whatever other callbacks added to ``trainer.summary``, and its speed."""
+    """summary.json: how the run ended, from its metrics (of all its starts) and from what other callbacks measured.
+
+    loss and val_* are the last ones, step_seconds the median, norm_share is norm_seconds / step_seconds.
+    """
 
     def __init__(self) -> None:
-        self._step_seconds: list[float] = []
         self._seconds_before = 0.0
         self._started = time.monotonic()
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        self._step_seconds.append(record["step_seconds"])
-        trainer.summary.update(loss=record["loss"])
-
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
-        trainer.summary.update({key: value for key, value in record.items() if key != "step"})
-
     def on_end(self, trainer: Trainer) -> None:
-        from statistics import median
-
-        seconds = sorted(self._step_seconds)
-        if seconds:
-            step = median(seconds)
-            trainer.summary.update(step_seconds=step, tokens_per_second=trainer.config.train.tokens_per_step() / step)
-        trainer.summary.update(
-            status="complete" if trainer.state.step == trainer.config.train.steps else "stopped",
-            norm=trainer.config.model.norm.label(),
+        if not trainer.groups.first:
+            return
+        summary, config = trainer.summary, trainer.config
+        records = trainer.folder.read_metrics()
+        steps = [record for record in records if "step_seconds" in record]
+        evaluations = [record for record in records if "val_loss" in record]
+        if steps:
+            step = median(record["step_seconds"] for record in steps)
+            summary.update(loss=steps[-1]["loss"], step_seconds=step, tokens_per_second=config.train.tokens_per_step() / step)
+            if "norm_seconds" in summary:
+                summary["norm_share"] = summary["norm_seconds"] / step
+        if evaluations:
+            summary.update({key: value for key, value in evaluations[-1].items() if key != "step"})
+        summary.update(
+            status="complete" if trainer.state.step == config.train.steps else "stopped",
+            norm=config.model.norm.label(),
             step=trainer.state.step,
             tokens=trainer.state.tokens,
-            peak_memory_bytes=trainer.peak_memory(),
             unigram_entropy=trainer.manifest.unigram_entropy,
             seconds=self._seconds(),
         )
-        if trainer.groups.first:
-            trainer.folder.write_summary(trainer.summary)
+        trainer.folder.write_summary(summary)
 
     def state(self) -> Record:
         return {"seconds": self._seconds()}
