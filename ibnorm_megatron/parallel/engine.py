@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ..errors import Problem, UserError
+from . import cpu_compat
 from .config import Layout, Precision
 from .gradients import sum_partial_gradients
 from .groups import Groups, ModelParallelUnit
@@ -55,16 +57,23 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     return merged
 
 
-def _check_config(config: dict[str, Any], layout: Layout, mpu: ModelParallelUnit) -> None:
-    """Let DeepSpeed read its config; what it does not like can only come from the user's block."""
+def check_overrides(layout: Layout, config: dict[str, Any]) -> None:
+    """Let DeepSpeed read the config built by :func:`deepspeed_config`, before any process group is there.
+
+    Raises:
+        UserError: DeepSpeed refuses what ``layout.deepspeed`` says.
+    """
+    cpu_compat.install()
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    if not layout.deepspeed:
-        return
     try:
-        DeepSpeedConfig(config, mpu=mpu)
+        DeepSpeedConfig(config)
     except Exception as error:  # it raises whatever its parts raise
-        why = f"DeepSpeed refuses it: {' '.join(str(error).split())}".rstrip(".")
+        if not layout.deepspeed:
+            raise
+        details = error.errors(include_url=False) if isinstance(error, ValidationError) else []
+        said = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details] or str(error).split("\n")[:1]
+        why = f"DeepSpeed refuses it ({', '.join(said)})"
         raise UserError(Problem("parallel.deepspeed", repr(layout.deepspeed), why, "change or remove that key")) from error
 
 
@@ -85,9 +94,6 @@ class Engine:
         groups: this rank's place in the layout.
         config: from :func:`deepspeed_config`.
         grad_clip: largest gradient norm, 0 for none.
-
-    Raises:
-        UserError: DeepSpeed refuses what ``layout.deepspeed`` says.
     """
 
     def __init__(
@@ -103,9 +109,7 @@ class Engine:
         self._clip = grad_clip if grad_clip > 0 else float("inf")
         sum_partial_gradients(module, groups.tensor)
         deepspeed.init_distributed(dist_init_required=False)
-        mpu = ModelParallelUnit()
-        _check_config(config, groups.layout, mpu)
-        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=mpu)
+        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
         self.deepspeed.checkpoint_engine = StateFiles()
 
     def __call__(self, **inputs: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isqrt
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +13,7 @@ from ..parallel.config import Precision
 
 
 class _Room(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class TrainConfig(_Room):
@@ -20,9 +21,9 @@ class TrainConfig(_Room):
 
     steps: int = Field(gt=0)
     sequence_length: int = Field(gt=0, description="tokens a sequence")
-    global_batch_size: int = Field(gt=0, description="sequences a step, over all data-parallel ranks")
+    global_batch_size: int = Field(gt=0, le=10**12, description="sequences a step, over all data-parallel ranks")
     micro_batch_size: int = Field(gt=0, description="most sequences a rank takes at once; the rest is gradient accumulation")
-    seed: int = Field(1234, ge=0, description="of the initial weights, the data order and dropout")
+    seed: int = Field(1234, ge=0, lt=2**32, description="of initial weights, data order and dropout; NumPy takes 32 bits")
     precision: Precision = "bf16"
     lr: float = Field(gt=0, description="peak learning rate")
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="learning rate at the last step over the peak")
@@ -47,7 +48,9 @@ class TrainConfig(_Room):
     def micro_batch(self, data_parallel: int) -> int:
         """Sequences that a rank takes at once: the largest number up to ``micro_batch_size`` that divides its share."""
         share = self.global_batch_size // data_parallel
-        return max(size for size in range(1, min(self.micro_batch_size, share) + 1) if share % size == 0)
+        # Divisors come in pairs around the square root: a million steps for the largest batch that the field admits.
+        divisors = (d for small in range(1, isqrt(share) + 1) if share % small == 0 for d in (small, share // small))
+        return max(d for d in divisors if d <= self.micro_batch_size)
 
     def micro_batches(self, data_parallel: int) -> int:
         """Micro-batches that one rank takes a step."""
@@ -55,12 +58,12 @@ class TrainConfig(_Room):
 
     def problems(self, data_parallel: int) -> Iterator[Problem]:
         """What of these numbers does not fit together."""
-        if self.global_batch_size % data_parallel:
-            why = f"{data_parallel} data-parallel ranks cannot share it equally"
-            yield Problem("train.global_batch_size", str(self.global_batch_size), why, f"use a multiple of {data_parallel}")
         if self.schedule == "wsd" and self.warmup_fraction + self.decay_fraction > 1:
             why = f"with train.warmup_fraction {self.warmup_fraction} it does not fit into the run"
             yield Problem("train.decay_fraction", str(self.decay_fraction), why, "let the two add up to 1 at most")
+        if self.global_batch_size % data_parallel:
+            why = f"{data_parallel} data-parallel ranks cannot share it equally"
+            yield Problem("train.global_batch_size", str(self.global_batch_size), why, f"use a multiple of {data_parallel}")
 
 
 class EvaluateConfig(_Room):

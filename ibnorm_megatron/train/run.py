@@ -99,8 +99,10 @@ def run(config: Config, manifest: Manifest, world: World) -> int:
             print(f"{folder.path} holds this run, complete; nothing to do")
         return 0
 
+    from ..parallel.engine import check_overrides
     from ..parallel.groups import model_parallel, process_group
 
+    check_overrides(config.parallel, _deepspeed_config(config, config.parallel.data(world.size)))
     with process_group(world), ExitStack() as held:
         if world.rank == 0:
             held.enter_context(folder.claim(config.to_yaml()))
@@ -117,6 +119,18 @@ def run(config: Config, manifest: Manifest, world: World) -> int:
     return 0
 
 
+def _deepspeed_config(config: Config, data_size: int) -> dict[str, Any]:
+    from ..parallel.engine import deepspeed_config
+
+    return deepspeed_config(
+        config.parallel,
+        config.train.precision,
+        micro_batch_size=config.train.micro_batch(data_size),
+        micro_batches=config.train.micro_batches(data_size),
+        grad_clip=config.train.grad_clip,
+    )
+
+
 def build_trainer(
     config: Config, manifest: Manifest, groups: Groups, prepare_module: Callable[[nn.Module], None] = lambda module: None
 ) -> Trainer:
@@ -130,7 +144,7 @@ def build_trainer(
     from ..data.manifest import SplitName
     from ..data.tokenizer import load_tokenizer, token_bytes
     from ..model.language_model import LanguageModel
-    from ..parallel.engine import Engine, deepspeed_config
+    from ..parallel.engine import Engine
     from .callbacks.checkpoint import Checkpoint, StopOnSignal
     from .callbacks.console import Console
     from .callbacks.evaluate import Evaluate
@@ -155,13 +169,7 @@ def build_trainer(
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
     module = LanguageModel(config.model, groups, train.precision, train.seed)
     prepare_module(module)
-    ds_config = deepspeed_config(
-        config.parallel,
-        train.precision,
-        micro_batch_size=train.micro_batch(groups.data_size),
-        micro_batches=train.micro_batches(groups.data_size),
-        grad_clip=train.grad_clip,
-    )
+    ds_config = _deepspeed_config(config, groups.data_size)
     engine = Engine(module, build_optimizer(module, train), groups, ds_config, train.grad_clip)
     sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
     callbacks = [

@@ -12,7 +12,7 @@ import torch
 from ibnorm_megatron.config import load_config
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.parallel.config import Layout
-from ibnorm_megatron.parallel.engine import deepspeed_config
+from ibnorm_megatron.parallel.engine import check_overrides, deepspeed_config
 from ibnorm_megatron.parallel.states import read_state, write_state
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.run_folder import RunFolder, differences
@@ -66,6 +66,20 @@ def test_deepspeed_config_follows_ours_and_any_key_can_be_overridden() -> None:
     assert (config["bf16"], config["gradient_clipping"], config["dump_state"]) == ({"enabled": True}, 0.5, True)
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
     assert "bf16" not in deepspeed_config(Layout(), "fp32", micro_batch_size=1, micro_batches=1, grad_clip=1.0)
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        ({"zero_optimization": {"overlap_com": True}}, "overlap_com: Extra inputs are not permitted"),
+        ({"zero_optimization": {"reduce_bucket_size": "big"}}, "reduce_bucket_size: Input should be a valid"),
+    ],
+)
+def test_what_deepspeed_refuses_is_said_before_anything_starts(block: dict, says: str) -> None:
+    layout = Layout(deepspeed=block)
+    config = deepspeed_config(layout, "fp32", micro_batch_size=1, micro_batches=1, grad_clip=1.0)
+    with pytest.raises(UserError, match=f"parallel.deepspeed is .*{says}"):
+        check_overrides(layout, config)
 
 
 def _begun(path: Path) -> RunFolder:
