@@ -65,6 +65,7 @@ def test_deepspeed_config_follows_ours_and_any_key_can_be_overridden() -> None:
     assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (3, 2)
     assert (config["bf16"], config["gradient_clipping"], config["dump_state"]) == ({"enabled": True}, 0.5, True)
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert config["communication_data_type"] == "fp32"
     assert "bf16" not in deepspeed_config(Layout(), "fp32", micro_batch_size=1, micro_batches=1, grad_clip=1.0)
 
 
