@@ -114,9 +114,7 @@ class Engine:
         sum_partial_gradients(module, groups.tensor)
         deepspeed.init_distributed(dist_init_required=False)
         with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints memory tables, unasked
-            self.deepspeed, *_ = deepspeed.initialize(
-                model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit()
-            )
+            self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
         self.deepspeed.checkpoint_engine = StateFiles()
 
     def __call__(self, **inputs: Any) -> Tensor:
