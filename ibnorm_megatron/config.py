@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .data.config import DataConfig
-from .errors import Problem, nearest, raise_if_any
+from .errors import Problem, UserError, nearest, raise_if_any
 from .model.config import ModelConfig
 from .parallel.config import Layout
 from .train.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
@@ -62,82 +64,179 @@ def parse_config(
 ) -> tuple[Config | None, list[Problem]]:
     """As :func:`load_config`, but hand the problems back, for a caller who has more to check and reports once.
 
-    The config is None only where a problem left a room without a value to stand on.
+    The config is None only where the file cannot be read. Otherwise a refused field is at its default; reading one that
+    has none raises a UserError with what was refused, which ends the check that needs it and repeats nothing new.
     """
     values, problems = _read(Path(path))
+    if problems:
+        return None, problems
     problems += _apply(overrides, values)
     rooms: dict[str, Any] = {}
-    for unknown in values.keys() - Config.model_fields.keys():
-        problems.append(
-            Problem(unknown, repr(values[unknown]), "there is no such part of a config", nearest(unknown, Config.model_fields))
-        )
+    for key, value in values.items():
+        if key not in Config.model_fields:
+            mend = nearest(key, Config.model_fields)
+            problems.append(Problem(key, repr(value), "there is no such part of a config", mend))
     for name, field in Config.model_fields.items():
         rooms[name], found = _room(field.annotation, values.get(name, {}), name)
         problems += found
-    problems += _cross_checks(rooms["model"], rooms["parallel"], rooms["train"], world_size)
-    config = None if any(room is None for room in rooms.values()) else Config(**rooms)
+    config = Config.model_construct(**rooms)  # each is validated, or partial
+    problems += _cross_checks(config, world_size)
     return config, problems
 
 
-def _cross_checks(
-    model: ModelConfig | None, layout: Layout | None, train: TrainConfig | None, world_size: int | None
-) -> Iterator[Problem]:
-    """Problems that lie between rooms."""
-    if layout and train:
-        yield from layout.problems(train.precision, world_size)
-        world = layout.model_parallel if world_size is None else world_size
-        if world % layout.model_parallel == 0:
-            yield from train.problems(layout.data(world))
-        if layout.sequence_parallel and train.sequence_length % layout.tensor:
-            why = f"sequence parallelism shards it over parallel.tensor {layout.tensor}"
-            yield Problem("train.sequence_length", str(train.sequence_length), why, f"use a multiple of {layout.tensor}")
-    if layout and model:
-        for field in ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size"):
-            if getattr(model, field) % layout.tensor:
-                why = f"it is not divisible by parallel.tensor {layout.tensor}"
-                yield Problem(f"model.{field}", str(getattr(model, field)), why, "set parallel.tensor to a divisor of it")
-    if model and train and train.sequence_length > model.max_sequence_length:
-        why = f"the model takes at most model.max_sequence_length {model.max_sequence_length}"
-        yield Problem("train.sequence_length", str(train.sequence_length), why, "shorten it or raise the model's")
+def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
+    """Problems that lie between fields. Each check stands alone, because one that reads a refused field ends there."""
+    shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
+    over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
+    for check in (_layout, _batch, _sequence_shards, _sequence_length, *over_tensor_ranks):
+        with suppress(UserError):  # what was refused is reported already
+            yield from check(config, world_size)
+
+
+def _layout(config: Config, world_size: int | None) -> Iterator[Problem]:
+    yield from config.parallel.problems(config.train.precision, world_size)
+
+
+def _batch(config: Config, world_size: int | None) -> Iterator[Problem]:
+    layout = config.parallel
+    world = layout.model_parallel if world_size is None else world_size
+    if world > 0 and world % layout.model_parallel == 0:
+        yield from config.train.problems(layout.data(world))
+
+
+def _sequence_shards(config: Config, _: int | None) -> Iterator[Problem]:
+    tensor, length = config.parallel.tensor, config.train.sequence_length
+    if config.parallel.sequence_parallel and length % tensor:
+        why = f"sequence parallelism shards it over parallel.tensor {tensor}"
+        yield Problem("train.sequence_length", str(length), why, f"use a multiple of {tensor}")
+
+
+def _sequence_length(config: Config, _: int | None) -> Iterator[Problem]:
+    length, most = config.train.sequence_length, config.model.max_sequence_length
+    if length > most:
+        why = f"the model takes at most model.max_sequence_length {most}"
+        yield Problem("train.sequence_length", str(length), why, "shorten it or raise the model's")
+
+
+def _over_tensor_ranks(field: str, config: Config, _: int | None) -> Iterator[Problem]:
+    size, tensor = getattr(config.model, field), config.parallel.tensor
+    if size % tensor:
+        why = f"it is not divisible by parallel.tensor {tensor}"
+        yield Problem(f"model.{field}", str(size), why, "set parallel.tensor to a divisor of it")
+
+
+class _Int(int):
+    """A number that knows how it was typed, for a field that wants text: run.dir=007."""
+
+    text: str
+
+
+class _Float(float):
+    """As :class:`_Int`."""
+
+    text: str
+
+
+def _integer(text: str) -> _Int:
+    if len(text) > 24 or abs(number := _Int(text, 8 if "o" in text else 16 if "x" in text else 10)) >= 2**63:
+        raise ValueError("a number does not fit into 64 bits")
+    number.text = text
+    return number
+
+
+def _real(text: str) -> _Float:
+    number = _Float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    number.text = text
+    return number
+
+
+_TAG = "tag:yaml.org,2002:"
+
+#: What a plain scalar may be other than text, in YAML 1.2's core schema: how it looks, in the order of trying, and its value.
+_SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "null": (r"~|null|Null|NULL|", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", _integer),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        _real,
+    ),
+}
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 3e-4 as a number, as YAML 1.2 does, and refuses a key given twice."""
+    """SafeLoader for YAML 1.2's core schema and 1.1's merge key ``<<``; keys are names, so text, and none stands twice.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+    PyYAML reads 1.1, where ``off`` is false, 3e-4 is text, 010 is eight, 1:30 is ninety and 2026-01-31 is no text.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (_TAG + "str", _TAG + "seq", _TAG + "map", None)
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names, pairs = set(), []
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.composer.ComposerError(None, None, "a key is not a name", key.start_mark)
+            if key.value in names:
+                raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            names.add(key.value)
+            tag = key.tag if key.tag == _TAG + "merge" else _TAG + "str"
+            pairs.append((yaml.ScalarNode(tag, key.value, key.start_mark, key.end_mark), value))
+        node.value = pairs
+        return node
+
+    def construct_plain(self, node: yaml.Node) -> Any:
+        """The value of a scalar that is not text."""
+        kind, text = node.tag.removeprefix(_TAG), self.construct_scalar(node)
+        pattern, read = _SCALARS[kind]
+        try:
+            if not re.fullmatch(pattern, text):  # a tag that the file gives itself: !!int abc
+                raise ValueError(f"{text!r} is no {kind}")
+            return read(text)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+for _kind, (_pattern, _) in _SCALARS.items():
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), None)
+    _Loader.add_constructor(_TAG + _kind, _Loader.construct_plain)
+_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<\Z"), None)
+
+
+def _parse(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ValueError: it is none; the message says where, in one line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", in line {mark.line + 1}" if mark and "\n" in text else ""
+        raise ValueError(f"{error.problem or error.context}{line}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    where = "the config file"
     try:
-        text = path.read_text(encoding="utf-8")
+        values = _parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        return {}, [
-            Problem(
-                "the config file",
-                str(path),
-                f"it cannot be read ({why})",
-                "give the path of a YAML file, such as configs/quickstart.yaml",
-            )
-        ]
-    try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        return {}, [
-            Problem("the config file", str(path), "it is not valid YAML: " + " ".join(str(error).split()), "mend it there")
-        ]
+        mend = "give the path of a YAML file, such as configs/quickstart.yaml"
+        return {}, [Problem(where, str(path), f"it cannot be read ({why})", mend)]
+    except ValueError as error:
+        return {}, [Problem(where, str(path), f"it is not valid YAML: {error}", "mend it there")]
     if not isinstance(values, dict):
-        return {}, [Problem("the config file", str(path), "it does not hold a mapping", "start from one of configs/")]
+        return {}, [Problem(where, str(path), "it does not hold a mapping", "start from one of configs/")]
     return values, []
 
 
@@ -148,36 +247,43 @@ def _apply(overrides: Sequence[str], values: dict[str, Any]) -> list[Problem]:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().removeprefix("--").split(".")
         if not equals or len(keys) < 2 or not all(keys):
-            problems.append(
-                Problem(
-                    "the override", repr(override), "it is not of the form room.field=value", "write it like train.steps=100"
-                )
-            )
+            mend = "write it like train.steps=100"
+            problems.append(Problem("the override", repr(override), "it is not of the form room.field=value", mend))
             continue
         try:
-            value = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError:
-            problems.append(Problem(dotted, repr(text), "it is not a YAML value", "quote it"))
-            continue
-        at = values
-        for key in keys[:-1]:
-            inner = at.get(key)
-            if isinstance(inner, str):  # a name stands for a mapping with that kind: model.norm=rmsnorm model.norm.eps=1e-6
-                inner = {"kind": inner}
-            at[key] = inner if isinstance(inner, dict) else {}
-            at = at[key]
-        at[keys[-1]] = value
+            problems += _set(values, keys, _parse(text))
+        except ValueError as error:
+            problems.append(Problem(".".join(keys), repr(text), f"it is not a YAML value: {error}", "mend or quote it"))
     return problems
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> Iterator[Problem]:
+    """Set one nested key, in copies: in YAML two rooms may share a mapping by an alias."""
+    at = values
+    for depth, key in enumerate(keys[:-1], start=1):
+        inner = {} if at.get(key) is None else at[key]
+        if isinstance(inner, str) and depth > 1:  # a name stands for a mapping with that kind: model.norm=rmsnorm
+            inner = {"kind": inner}
+        if not isinstance(inner, dict):
+            where, below = ".".join(keys[:depth]), ".".join(keys[depth:])
+            yield Problem(where, repr(inner), f"it is no mapping, so there is no {below} in it", "mend one of the two")
+            return
+        at[key] = dict(inner)
+        at = at[key]
+    at[keys[-1]] = value
 
 
 Room = TypeVar("Room", bound=BaseModel)
 
 
-def _room(room: type[Room], values: Any, name: str) -> tuple[Room | None, list[Problem]]:
-    """Validate one room. A field that is wrong is reported and left at its default, so that the rest is checked too."""
+def _room(room: type[Room], values: Any, name: str) -> tuple[Room, list[Problem]]:
+    """Validate one room. A field that is wrong is reported and taken out, so that the rest is checked too."""
     if not isinstance(values, dict):
-        return None, [Problem(name, repr(values), "this part of a config is a mapping of fields", "write its fields below it")]
-    values, given = dict(values), set(values)
+        found = [Problem(name, repr(values), "this part of a config is a mapping of fields", "write its fields below it")]
+        return _partial(room, {}, found), found
+    texts = {key for key, field in room.model_fields.items() if field.annotation is str}
+    values = {key: getattr(value, "text", value) if key in texts else value for key, value in values.items()}
+    given = set(values)
     problems: list[Problem] = []
     while True:
         try:
@@ -194,7 +300,17 @@ def _room(room: type[Room], values: Any, name: str) -> tuple[Room | None, list[P
                 del values[field]
                 dropped = True
         if not dropped:
-            return None, list(dict.fromkeys(problems))
+            problems = list(dict.fromkeys(problems))
+            return _partial(room, values, problems), problems
+
+
+def _partial(room: type[Room], values: dict[str, Any], refused: list[Problem]) -> Room:
+    """A room without its refused fields that have no default. Reading one raises what was refused: no check guesses."""
+
+    def __getattr__(self: Room, name: str) -> Any:
+        raise UserError(*refused) if name in room.model_fields else AttributeError(name)
+
+    return type(room.__name__, (room,), {"__doc__": room.__doc__, "__getattr__": __getattr__}).model_construct(**values)
 
 
 def _problem(room: type[BaseModel], name: str, detail: Any) -> Problem:
@@ -207,7 +323,8 @@ def _problem(room: type[BaseModel], name: str, detail: Any) -> Problem:
         return Problem(where, repr(detail["input"]), "there is no such field here", nearest(key, room.model_fields))
     if detail["type"] == "value_error":
         why, _, mend = str(detail["ctx"]["error"]).partition(": ")
-        value = detail["input"] if not isinstance(detail["input"], dict) else "set"
-        return Problem(where, repr(value) if value != "set" else "set so", why, mend or "change one of them")
+        value = "set so" if isinstance(detail["input"], dict) else repr(detail["input"])
+        return Problem(where, value, why, mend or "change one of them")
     message = detail["msg"][0].lower() + detail["msg"][1:]
-    return Problem(where, repr(detail["input"]), message, "give it such a value")
+    mend = "write true or false" if detail["type"] == "bool_type" else "give it such a value"
+    return Problem(where, repr(detail["input"]), message, mend)

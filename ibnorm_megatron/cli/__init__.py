@@ -24,7 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modules = {name: import_module(f"{__name__}.{module}") for name, module in COMMANDS.items()}
     for name, module in modules.items():
         module.configure(subparsers.add_parser(name, help=module.HELP, description=module.HELP))
-    parsed = parser.parse_args(arguments)
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and hasattr(parsed, "overrides") and all("=" in argument for argument in rest):
+        parsed.overrides += rest  # those after an option: argparse takes one run of positional arguments only
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return run_command(lambda: modules[parsed.command].execute(parsed))
 
 

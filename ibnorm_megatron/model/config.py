@@ -6,9 +6,18 @@ tied). Nothing here imports torch, so a 70B model can be described anywhere.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ..norms.config import NormConfig, RMSNormConfig, parse_norm
 
@@ -24,18 +33,20 @@ AnyNorm = Annotated[SerializeAsAny[NormConfig], BeforeValidator(parse_norm)]
 class ModelConfig(BaseModel):
     """Shape of the model. Sizes are counts; ``dropout`` is a probability; ``init_std`` is in units of the weights."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
-    num_layers: int = Field(gt=0)
+    num_layers: int = Field(gt=0, le=10_000)  # counting parameters walks over them, and more can only be a slip
     hidden_size: int = Field(gt=0, description="width of the residual stream")
     num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int = Field(0, ge=0, description="grouped-query attention; 0 means one per attention head")
+    num_key_value_heads: int = Field(
+        0, ge=0, validate_default=True, description="grouped-query attention; 0 means one per attention head"
+    )
     ffn_hidden_size: int = Field(gt=0, description="inner width of the MLP (of each half, for SwiGLU)")
     vocab_size: int = Field(gt=0, description="rows of the embedding that can be predicted, without padding")
     max_sequence_length: int = Field(gt=0, description="longest sequence; rows of a learned position embedding")
     position_embedding: Literal["rope", "learned"] = "rope"
     rope_base: int = Field(10_000, gt=0)
-    activation: Literal["swiglu", "gelu"] = "swiglu"
+    activation: Literal["swiglu", "gelu"] = Field("swiglu", description="gelu is its tanh approximation, as in GPT-2's code")
     linear_bias: bool = False
     tie_embeddings: bool = False
     norm: AnyNorm = RMSNormConfig(kind="rmsnorm")
@@ -44,19 +55,22 @@ class ModelConfig(BaseModel):
     init_std: float = Field(0.02, gt=0)
     scale_residual_init: bool = Field(True, description="divide the init of layers that write to the residual by sqrt(2 L)")
 
-    @model_validator(mode="before")
+    @field_validator("num_key_value_heads")
     @classmethod
-    def _one_key_value_head_each(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("num_key_value_heads"):
-            return {**values, "num_key_value_heads": values.get("num_attention_heads")}
-        return values
+    def _one_key_value_head_each(cls, heads: int, info: ValidationInfo) -> int:
+        return heads or info.data.get("num_attention_heads", 0)
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        for field in ("hidden_size", "num_attention_heads"):
-            divisor = "num_attention_heads" if field == "hidden_size" else "num_key_value_heads"
-            if getattr(self, field) % getattr(self, divisor):
-                raise ValueError(f"{field} {getattr(self, field)} is not divisible by {divisor} {getattr(self, divisor)}")
+        wrong = [
+            f"{field} {getattr(self, field)} is not divisible by {divisor} {getattr(self, divisor)}"
+            for field, divisor in (("hidden_size", "num_attention_heads"), ("num_attention_heads", "num_key_value_heads"))
+            if getattr(self, field) % getattr(self, divisor)
+        ]
+        if not wrong and self.position_embedding == "rope" and self.head_dim % 2:
+            wrong = [f"hidden_size / num_attention_heads = {self.head_dim} is odd, and RoPE rotates pairs"]
+        if wrong:
+            raise ValueError(", and ".join(wrong))
         return self
 
     @property
