@@ -16,7 +16,7 @@ idea and three variants S, L and T. The formulas are this project's own reading,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
@@ -59,7 +59,7 @@ def register_compression(compression: Compression) -> Compression:
     Raises:
         ValueError: the name is taken, or is one of the letters in :data:`ALIASES`.
     """
-    if compression.name in _REGISTRY or compression.name in ALIASES:
+    if compression.name in _REGISTRY or compression.name.lower() in ALIASES:
         raise ValueError(f"a compression named {compression.name!r} exists already; give yours another name")
     _REGISTRY[compression.name] = compression
     return compression
@@ -77,8 +77,9 @@ def get_compression(name: str) -> Compression:
     return found
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """A hint for an unknown name: the nearest known one, or all of them."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A mend for an unknown name: the nearest known one, or all of them."""
+    known = list(known)
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .compression import ALIASES, compression_names, get_compression, nearest
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class NormConfig(BaseModel):
     """What every norm has. A kind subclasses it, adds its options and says which module it builds."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
 
     kind: str = Field(description="registered name of the norm")
     eps: float = Field(1e-5, gt=0, description="added to the variance inside the root")
@@ -115,9 +117,13 @@ class IBNormConfig(NormConfig):
     scale: str = Field("absolute", pattern="^(absolute|relative)$", description="absolute | relative")
     form: str = Field("unit_slope", pattern="^(unit_slope|literal)$", description="unit_slope | literal")
 
+    @field_validator("compression")
+    @classmethod
+    def _one_name(cls, name: str) -> str:
+        return get_compression(name).name
+
     @model_validator(mode="after")
     def _check(self) -> IBNormConfig:
-        get_compression(self.compression)
         if self.form == "literal" and self.lam < 1:
             raise ValueError(
                 f"lambda {self.lam} is below 1, where the literal form is unbounded: use lambda >= 1 or form unit_slope"
@@ -144,14 +150,15 @@ def parse_norm(value: Any) -> NormConfig:
     options = {"kind": value} if isinstance(value, str) else value
     if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
         raise ValueError(f"a norm is a name or a mapping with a kind; known names are {', '.join(norm_names())}")
-    kind = options["kind"]
-    if kind not in norm_names():
-        raise ValueError(f"there is no norm named {kind!r}: {nearest(kind, norm_names())}")
+    names = norm_names()
+    kind = options["kind"] if options["kind"] in names else options["kind"].lower()  # the paper's letters are capitals
+    if kind not in names:
+        raise ValueError(f"there is no norm named {options['kind']!r}: {nearest(kind, names)}")
     if kind not in _KINDS:
-        options = {"compression": get_compression(kind.removeprefix(_IB_PREFIX)).name, **options, "kind": "ibnorm"}
+        options = {"compression": kind.removeprefix(_IB_PREFIX), **options}
         kind = "ibnorm"
     config_class = _KINDS[kind]
     known = [field.alias or name for name, field in config_class.model_fields.items()]
     for unknown in [key for key in options if key not in known and key not in config_class.model_fields]:
-        raise ValueError(f"{kind} has no option {unknown!r}: {nearest(unknown, known)}")
-    return config_class.model_validate(options)
+        raise ValueError(f"{kind} has no option {unknown!r}: {nearest(str(unknown), known)}")
+    return config_class.model_validate({**options, "kind": kind})
