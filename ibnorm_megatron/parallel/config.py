@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import Problem
+from .deepspeed_keys import deepspeed_problems
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -55,7 +56,10 @@ class Layout(BaseModel):
         if self.offload_optimizer and self.zero_stage == 0:
             why = "offloading needs an optimizer that ZeRO shards"
             yield Problem("parallel.offload_optimizer", "true", why, "set parallel.zero_stage to 1, 2 or 3")
-        if world_size is not None and world_size % self.model_parallel:
+        yield from deepspeed_problems(self.deepspeed)
+        if world_size is not None and world_size < 1:
+            yield Problem("the world size", str(world_size), "a run needs at least one process", "launch 1 or more")
+        elif world_size is not None and world_size % self.model_parallel:
             need = f"tensor {self.tensor} x pipeline {self.pipeline} x context {self.context} = {self.model_parallel}"
             why = f"the layout needs a multiple of {need} processes"
             yield Problem(
