@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import add_config_arguments
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..config import Config
+    from ..data.manifest import Manifest
 
 HELP = "show what a config means: sizes, layout, norms, schedule; starts nothing"
 
@@ -23,14 +26,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ..config import load_config
+    from ..config import parse_config
+    from ..errors import UserError, raise_if_any
 
-    config = load_config(arguments.config, arguments.overrides, world_size=arguments.world_size)
-    world = arguments.world_size or config.parallel.model_parallel
+    config, problems = parse_config(arguments.config, arguments.overrides, world_size=arguments.world_size)
+    manifest: Manifest | None = None
+    if config:
+        try:
+            manifest = _manifest(config)
+        except UserError as error:
+            problems += error.problems
+    raise_if_any(problems)
+    assert config is not None
+    world = config.parallel.model_parallel if arguments.world_size is None else arguments.world_size
     console = Console(highlight=False)
     console.print(config.to_yaml(), markup=False)
-    for table in (_parameters(config), _layout(config, world), _norms(config), _schedule(config), _data(config)):
+    for table in (_parameters(config), _layout(config, world), _norms(config), _schedule(config), _data(config, manifest)):
         console.print(table)
+
+
+def _manifest(config: Config) -> Manifest | None:
+    """The data's manifest, or None where none is prepared yet: a dry run may come first.
+
+    Raises:
+        UserError: the data is there and damaged, or does not fit the model or the sequence length.
+    """
+    from ..data.manifest import MANIFEST, read_manifest
+    from ..errors import raise_if_any
+    from ..train.run import _data_problems
+
+    folder = Path(config.data.path).expanduser()
+    if not os.path.isfile(folder / MANIFEST):  # unlike Path.is_file, false for a name that cannot be one
+        return None
+    manifest = read_manifest(folder)
+    raise_if_any(_data_problems(config, manifest))
+    return manifest
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -100,11 +130,7 @@ def _schedule(config: Config) -> Table:
     return table
 
 
-def _data(config: Config) -> Table:
-    from pathlib import Path
-
-    from ..data.manifest import MANIFEST, read_manifest
-
+def _data(config: Config, manifest: Manifest | None) -> Table:
     tokens = config.train.steps * config.train.tokens_per_step()
     parameters = sum(config.model.num_params().values())
     table = _table("tokens and compute", "what", "value")
@@ -112,8 +138,7 @@ def _data(config: Config) -> Table:
     table.add_row("tokens in all", f"{tokens:,}")
     table.add_row("tokens a parameter", f"{tokens / parameters:.1f}")
     table.add_row("FLOPs in all", f"{tokens * config.model.flops_per_token(config.train.sequence_length):.3e}")
-    if (Path(config.data.path) / MANIFEST).is_file():
-        manifest = read_manifest(Path(config.data.path))
+    if manifest:
         table.add_row("epochs", f"{tokens / manifest.tokens('train'):.2f}")
     else:
         table.add_row("epochs", f"{config.data.path} is not prepared yet")
