@@ -14,8 +14,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    from ..lab.compare import draw_curves, load_arms, print_table
+    from ..lab.compare import check_picture, draw_curves, load_arms, print_table
 
+    if arguments.picture:
+        check_picture(arguments.picture)
     arms = load_arms(arguments.runs)
     print_table(arms)
     if arguments.picture:

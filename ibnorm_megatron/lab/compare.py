@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from ..train.run_folder import RunFolder, differences
 
 #: Fields of config and run card in which arms of one comparison may differ.
 _FREE_CONFIG = ("model.norm", "run.", "log.", "checkpoint.", "evaluate.interval")
-_FREE_CARD = ("norm", "started", "parameters.norms")
+_FREE_CARD = ("norm", "started", "resumed", "parameters.norms")
+
+#: What is read from each record of a run.
+_CARD = ("norm", "tokens")
+_SUMMARY = ("val_loss", "val_bits_per_byte", "tokens_per_second", "peak_memory_bytes", "unigram_entropy")
+
+#: Kinds of picture, by the end of the file's name.
+PICTURES = (".png", ".svg", ".pdf")
 
 ONE_SEED = (
     "One seed proves nothing: differences of this size come and go with the seed. Repeat with several before you believe one."
@@ -22,12 +30,13 @@ ONE_SEED = (
 
 @dataclass(frozen=True)
 class Arm:
-    """One finished run."""
+    """One finished run: its folder and what is recorded there."""
 
-    folder: RunFolder
+    path: Path
     config: dict[str, Any]
     card: dict[str, Any]
     summary: dict[str, Any]
+    metrics: list[dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -36,32 +45,52 @@ class Arm:
 
 
 def load_arms(paths: Sequence[Path]) -> list[Arm]:
-    """Read runs that may be compared: complete, and different in nothing but their norm (and seed, for repeats).
+    """Read runs that may be compared: complete, and different in nothing but their norm; so of one seed, too.
 
     Raises:
-        UserError: a run is not complete, or differs from the first in something else; every such field is named.
+        UserError: a run is not complete or is given twice, or differs from the first in something else; every such run
+            and field is named.
     """
-    arms = []
-    for path in paths:
-        folder = RunFolder(path)
-        config, card, summary = folder.read_config(), folder.read_card(), folder.read_summary()
-        if summary is None or summary.get("status") != "complete":
-            raise UserError(Problem("the run", str(path), "it is not complete", "run its command again to finish it"))
-        arms.append(Arm(folder, config, card, summary))
-    first = arms[0]
-    raise_if_any(
-        Problem(
-            f"{field} of {arm.folder.path}",
-            repr(new),
-            f"{first.folder.path} has {old!r}",
-            "compare runs that differ in their norm only",
-        )
-        for arm in arms[1:]
-        for free, a, b in ((_FREE_CONFIG, first.config, arm.config), (_FREE_CARD, first.card, arm.card))
-        for field, old, new in differences(a, b)
-        if not field.startswith(free)
-    )
+    arms: list[Arm] = []
+    problems: list[Problem] = []
+    for number, path in enumerate(paths):
+        if path.resolve() in [other.resolve() for other in paths[:number]]:
+            problems.append(Problem("the run", str(path), "it is given twice", "give every run once"))
+            continue
+        try:
+            arms.append(_load_arm(path))
+        except UserError as error:
+            problems += error.problems
+    for arm in arms[1:]:
+        problems += _other_differences(arms[0], arm)
+    raise_if_any(problems)
     return arms
+
+
+def _load_arm(path: Path) -> Arm:
+    folder = RunFolder(path)
+    config, card, summary = folder.read_config(), folder.read_card(), folder.read_summary()
+    if summary is None or summary.get("status") != "complete":
+        raise UserError(Problem("the run", str(path), "it is not complete", "run its command again to finish it"))
+    lacking = [
+        f"{name}'s {key}"
+        for name, record, keys in (("run_card.json", card, _CARD), ("summary.json", summary, _SUMMARY))
+        for key in keys
+        if key not in record
+    ]
+    if lacking:
+        why = f"its records lack {', '.join(lacking)}"
+        raise UserError(Problem("the run", str(path), why, "run it again in a new folder"))
+    return Arm(path, config, card, summary, folder.read_metrics())
+
+
+def _other_differences(first: Arm, arm: Arm) -> Iterator[Problem]:
+    """In what else than its norm an arm differs from the first."""
+    for free, a, b in ((_FREE_CONFIG, first.config, arm.config), (_FREE_CARD, first.card, arm.card)):
+        for field, old, new in differences(a, b):
+            if not field.startswith(free):
+                mend = "compare runs that differ in their norm only"
+                yield Problem(f"{field} of {arm.path}", repr(new), f"{first.path} has {old!r}", mend)
 
 
 def print_table(arms: Sequence[Arm]) -> None:
@@ -77,36 +106,52 @@ def print_table(arms: Sequence[Arm]) -> None:
     for column in ("validation loss", "bits a byte", "tokens/s", "peak memory a rank", "norms' share of a step"):
         table.add_column(column, justify="right")
     for arm in arms:
-        summary = arm.summary
-        share = summary.get("norm_share")
+        numbers = {key: _number(arm.summary.get(key)) for key in (*_SUMMARY, "norm_share")}
         table.add_row(
             arm.name,
-            f"{summary['val_loss']:.4f}",
-            f"{summary['val_bits_per_byte']:.4f}",
-            f"{summary['tokens_per_second']:,.0f}",
-            f"{summary['peak_memory_bytes'] / 2**20:,.0f} MiB",
-            "-" if share is None else f"{100 * share:.1f} %",
+            _shown(numbers["val_loss"], "{:.4f}", "diverged"),
+            _shown(numbers["val_bits_per_byte"], "{:.4f}", "diverged"),
+            _shown(numbers["tokens_per_second"], "{:,.0f}"),
+            _shown(numbers["peak_memory_bytes"] / 2**20, "{:,.0f} MiB"),
+            _shown(100 * numbers["norm_share"], "{:.1f} %"),
         )
     console = Console(highlight=False)
     console.print(table)
     console.print(ONE_SEED, style="bold yellow")
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a picture that cannot be written, before anything is read.
+
+    Raises:
+        UserError: its name has another end than :data:`PICTURES`, or is a folder's.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise UserError(Problem("--picture", str(path), "its kind is not known", f"end its name in {', '.join(PICTURES)}"))
+    if path.is_dir():
+        raise UserError(Problem("--picture", str(path), "it is a folder", "give the name of a file"))
+
+
 def draw_curves(arms: Sequence[Arm], path: Path) -> None:
-    """Training loss, smoothed, with validation points, over tokens; the unigram entropy as a dashed line."""
+    """Training loss, smoothed, with validation points, over tokens; the unigram entropy as a dashed line.
+
+    A loss that is no finite number is a gap.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     for number, arm in enumerate(arms):
-        records = arm.folder.read_metrics()
-        train = [(record["tokens"], record["loss"]) for record in records if "loss" in record]
-        per_step = train[-1][0] / arm.config["train"]["steps"]
-        validation = [(record["step"] * per_step, record["val_loss"]) for record in records if "val_loss" in record]
+        per_step = arm.card["tokens"] / arm.config["train"]["steps"]
+        tokens, losses = _curve(arm, "loss", per_step)
         color = f"C{number}"
-        axes.plot([t for t, _ in train], [loss for _, loss in train], color=color, alpha=0.2, linewidth=0.8)
-        axes.plot([t for t, _ in train], _smoothed([loss for _, loss in train]), color=color, linewidth=1.2)
-        axes.plot(*zip(*validation, strict=True), "o", color=color, markersize=5, label=f"{arm.name}: {validation[-1][1]:.4f}")
+        axes.plot(tokens, losses, color=color, alpha=0.2, linewidth=0.8)
+        axes.plot(tokens, _smoothed(losses), color=color, linewidth=1.2)
+        label = f"{arm.name}: {_shown(_number(arm.summary['val_loss']), '{:.4f}', 'diverged')}"
+        axes.plot(*_curve(arm, "val_loss", per_step), "o", color=color, markersize=5, label=label)
     entropy = arms[0].summary["unigram_entropy"]
     axes.axhline(entropy, color="gray", linestyle="--", linewidth=1)
     axes.annotate("unigram entropy", (1, entropy), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="gray")
@@ -117,13 +162,33 @@ def draw_curves(arms: Sequence[Arm], path: Path) -> None:
     )
     axes.legend(title="validation loss at the end")
     figure.supxlabel("one seed: differences of this size may come from the seed alone", fontsize="small", color="gray")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(temporary, dpi=150)
+        os.replace(temporary, path)
+    except OSError as error:
+        why = f"it cannot be written ({error.strerror})"
+        raise UserError(Problem("--picture", str(path), why, "give another path")) from None
+
+
+def _curve(arm: Arm, name: str, per_step: float) -> tuple[list[float], list[float]]:
+    """A metric over the tokens seen: training and evaluation records alike, by their step."""
+    records = [record for record in arm.metrics if name in record]
+    return [record["step"] * per_step for record in records], [_number(record[name]) for record in records]
+
+
+def _number(value: float | None) -> float:
+    """A recorded number; the records hold null for what was not finite, or was not measured."""
+    return value if value is not None and math.isfinite(value) else math.nan
+
+
+def _shown(number: float, form: str, otherwise: str = "-") -> str:
+    return otherwise if math.isnan(number) else form.format(number)
 
 
 def _smoothed(values: Sequence[float], span: int = 15) -> list[float]:
-    """Mean of the ``span`` values around each, fewer at the ends."""
+    """Mean of the finite ones of the ``span`` values around each, fewer at the ends; a gap stays one."""
     windows = [values[max(0, i - span // 2) : i + span // 2 + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
+    finite = [[value for value in window if not math.isnan(value)] for window in windows]
+    return [value if math.isnan(value) else sum(near) / len(near) for value, near in zip(values, finite, strict=True)]

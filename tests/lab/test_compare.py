@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ibnorm_megatron.cli import main
+from ibnorm_megatron.lab.compare import _smoothed, load_arms
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..distributed import torchrun
@@ -53,3 +58,95 @@ def test_an_unfinished_run_is_refused(runs: dict[str, Path], tmp_path: Path, cap
         (stopped / name).write_bytes((runs["rmsnorm"] / name).read_bytes())
     assert main(["compare", str(stopped)]) == 2
     assert "it is not complete" in capsys.readouterr().err
+
+
+Changed = Callable[..., Path]
+
+
+@pytest.fixture
+def changed(runs: dict[str, Path], tmp_path: Path) -> Changed:
+    """A copy of the ibnorm run with other numbers in its summary; None takes a key out, and metrics may be others."""
+
+    def change(name: str, summary: dict[str, Any], metrics: Callable[[dict[str, Any]], bool] | None = None) -> Path:
+        copy = tmp_path / name
+        shutil.copytree(runs["ibnorm"], copy, ignore=shutil.ignore_patterns("checkpoints", "index"))
+        told = json.loads((copy / "summary.json").read_text()) | summary
+        (copy / "summary.json").write_text(json.dumps({key: value for key, value in told.items() if value != "gone"}))
+        if metrics:
+            lines = [line for line in (copy / "metrics.jsonl").read_text().splitlines() if metrics(json.loads(line))]
+            (copy / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        return copy
+
+    return change
+
+
+def test_a_run_without_a_training_line_is_drawn_by_its_evaluations(
+    changed: Changed, tmp_path: Path, runs: dict[str, Path]
+) -> None:
+    for number, keep in enumerate((lambda record: "val_loss" in record, lambda record: False)):
+        run = changed(f"run{number}", {}, keep)
+        picture = tmp_path / f"{number}.svg"
+        assert main(["compare", str(runs["rmsnorm"]), str(run), "--picture", str(picture)]) == 0
+        assert picture.stat().st_size > 10_000
+
+
+def test_a_loss_that_is_no_number_is_shown_as_such(
+    changed: Changed, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = changed("nan", {"val_loss": None, "val_bits_per_byte": None, "norm_share": None})
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for record in records[5:]:
+        record.update({key: None for key in ("loss", "val_loss") if key in record})
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    picture = tmp_path / "curves.svg"
+    assert main(["compare", str(runs["rmsnorm"]), str(run), "--picture", str(picture)]) == 0
+    assert capsys.readouterr().out.count("diverged") == 2
+    (arm,) = load_arms([run])
+    assert sum(record.get("loss", 0) is None for record in arm.metrics) > 3
+
+
+def test_a_gap_stays_a_gap_when_smoothed() -> None:
+    nan = float("nan")
+    assert _smoothed([1.0, 2.0, 3.0, 4.0], span=3) == [1.5, 2.0, 3.0, 3.5]
+    assert repr(_smoothed([1.0, nan, 3.0, 5.0], span=3)) == repr([1.0, nan, 4.0, 4.0])
+    assert _smoothed([]) == []
+
+
+def test_records_that_lack_what_is_compared_are_refused(
+    changed: Changed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = changed("lacking", {"val_loss": "gone", "tokens_per_second": "gone"})
+    assert main(["compare", str(run)]) == 2
+    assert "its records lack summary.json's val_loss, summary.json's tokens_per_second" in capsys.readouterr().err
+
+
+def test_every_run_that_cannot_be_compared_is_named(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [runs["rmsnorm"], runs["faster"], tmp_path / "nowhere", runs["rmsnorm"].parent / "ibnorm" / ".." / "rmsnorm"]
+    assert main(["compare", *map(str, given)]) == 2
+    errors = capsys.readouterr().err
+    for text in ("train.lr of", "nowhere/config.yaml: it cannot be read", "../rmsnorm: it is given twice"):
+        assert text in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("x.foo", "its kind is not known"), ("x", "its kind is not known"), ("folder.png", "it is a folder")]
+)
+def test_a_picture_that_cannot_be_is_refused_before_anything_else(
+    name: str, says: str, tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    assert main(["compare", str(runs["rmsnorm"]), "--picture", str(tmp_path / name)]) == 2
+    shown = capsys.readouterr()
+    assert says in shown.err
+    assert shown.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_a_picture_that_cannot_be_written_is_said(
+    tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["compare", str(runs["rmsnorm"]), "--picture", str(tmp_path / "file" / "x.png")]) == 2
+    assert "it cannot be written" in capsys.readouterr().err
