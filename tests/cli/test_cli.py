@@ -51,7 +51,7 @@ def test_help_names_every_command() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_dry_run_of_every_shipped_config(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dry-run", f"configs/{name}.yaml", "model.norm=ibnorm_log"]) == 0
+    assert main(["dry-run", f"configs/{name}.yaml", "model.norm=ibnorm_log", "data.path=nowhere"]) == 0
     shown = capsys.readouterr().out
     config = load_config(f"configs/{name}.yaml", ["model.norm=ibnorm_log"])
     assert f"{sum(config.model.num_params().values()):,}" in shown
@@ -115,6 +115,51 @@ REFUSED = {
         ["model.norm={kind: ibnorm, lambda: 0.5, form: literal}"],
         ["lambda 0.5 is below 1, where the literal form is unbounded"],
     ),
+    "a required field, and the rest all the same": (
+        ["model.num_layers=abc", "train.steps=x", "parallel.tensor=3", "data.path=nowhere"],
+        [
+            "model.num_layers is 'abc'",
+            "train.steps is 'x'",
+            "the world size is 1: the layout needs a multiple of tensor 3",
+            "model.num_attention_heads is 4: it is not divisible by parallel.tensor 3",
+            "data.path is nowhere",
+        ],
+    ),
+    "a size that the data is checked against": (
+        ["model.vocab_size=x", "train.lr=0"],
+        ["model.vocab_size is 'x'", "train.lr is 0"],
+    ),
+    "no number": (
+        ["train.lr=.nan", "model.norm.eps=.inf"],
+        ["train.lr is nan: input should be a finite", "model.norm.eps is inf"],
+    ),
+    "a number of more than 64 bits": (["train.steps=99999999999999999999"], ["it is not a YAML value: a number does not fit"]),
+    "a seed of more than 32 bits": (["train.seed=4294967296"], ["train.seed is 4294967296: input should be less than"]),
+    "heads that cannot be rotated": (
+        ["model.hidden_size=60"],
+        ["hidden_size / num_attention_heads = 15 is odd, and RoPE rotates pairs"],
+    ),
+    "not a word for true": (["log.console=off"], ["log.console is 'off'", "write true or false"]),
+    "keys that are no names": (
+        ["model.norm={1: 2}", "train.x={null: 3}", "log={}"],
+        ["model.norm is", "train.x is {'null': 3}"],
+    ),
+    "a field of a number": (["train.lr.x=3"], ["train.lr is 0.003: it is no mapping, so there is no x in it"]),
+    "what another field decides": (
+        ["parallel.deepspeed.optimizer.type=Adam", "parallel.deepspeed.bf16.enabled=true", "parallel.deepspeed.fp16=true"],
+        [
+            "parallel.deepspeed.optimizer is {'type': 'Adam'}: another part of the config decides it; set train.lr",
+            "parallel.deepspeed.bf16.enabled is True: another part of the config decides it; set train.precision",
+            "parallel.deepspeed.fp16 is True: DeepSpeed wants a mapping there",
+        ],
+    ),
+    "not a key of DeepSpeed": (
+        ["parallel.deepspeed.zero_optimisation.stage=2", "parallel.deepspeed.zero_optimization.stage=2"],
+        [
+            "DeepSpeed has no such key; did you mean 'zero_optimization'?",
+            "parallel.deepspeed.zero_optimization.stage is 2: another part of the config decides it; set parallel.zero_stage",
+        ],
+    ),
     "several at once": (
         ["train.stesp=3", "parallel.tensor=3", "train.precision=fp8", "data.path=nowhere", "nonsense"],
         ["train.stesp", "parallel.tensor 3", "train.precision", "data.path is nowhere", "the override"],
@@ -162,6 +207,12 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path: Path, prepared: Path
         ("train: {steps: 1, steps: 2}\n", "the key 'steps' stands twice"),
         ("model: !!python/object/apply:os.system ['true']\n", "it is not valid YAML"),
         ("{}\n", "train.steps is missing"),
+        ("1: 2\nnull: 3\n2026-01-31: x\n", "2026-01-31 is 'x': there is no such part of a config"),
+        ("train: {1: 2, null: 3}\n", "train.null is 3: there is no such field here"),
+        ("train: {[1, 2]: 3}\n", "a key is not a name"),
+        ("train: {steps: !!int abc}\n", "'abc' is no int"),
+        ("train: {steps: !!timestamp abc}\n", "it is not valid YAML"),
+        ("[" * 5000, "it is nested too deeply"),
     ],
 )
 def test_a_bad_config_file_is_named(tmp_path: Path, content: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +220,53 @@ def test_a_bad_config_file_is_named(tmp_path: Path, content: str, says: str, cap
     path.write_text(content)
     assert main(["dry-run", str(path)]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "model: [", "- 1\n", ""])
+def test_of_a_file_that_holds_no_config_only_that_is_said(
+    tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_text(content)
+    for run in (main, lambda arguments: train(arguments[1:])):
+        assert run(["dry-run", str(path), "train.lr=x"]) == 2
+        assert re.fullmatch(r"error: the config file is .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("size", ["0", "-2"])
+def test_a_world_of_nobody_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dry-run", "configs/tiny_llama.yaml", "data.path=nowhere", "--world-size", size]) == 2
+    assert capsys.readouterr().err == f"error: the world size is {size}: a run needs at least one process; launch 1 or more.\n"
+
+
+def test_dry_run_compares_with_prepared_data_as_train_does(
+    tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        "configs/tiny_llama.yaml",
+        f"data.path={prepared}",
+        f"run.dir={tmp_path / 'r'}",
+        "model.vocab_size=500",
+        "train.lr=0",
+    ]
+    assert main(["dry-run", *given]) == 2
+    shown = capsys.readouterr().err
+    assert "model.vocab_size is 500: the tokenizer of" in shown
+    assert train(given) == 2
+    assert capsys.readouterr().err == shown
+    fitting = ["dry-run", *given[:3], "model.vocab_size=512"]
+    assert main(fitting) == 0
+    assert "epochs" in capsys.readouterr().out
+    assert not {"torch", "deepspeed", "megatron"} & _imported(*fitting)
+
+
+def test_overrides_may_follow_options(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["dry-run", "configs/tiny_llama.yaml", "data.path=nowhere", "--world-size", "2", "train.steps=77"]
+    assert main(given) == 0
+    assert "steps: 77" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*given, "--wolrd-size", "3"])
 
 
 def test_a_missing_config_file_and_a_missing_argument(capsys: pytest.CaptureFixture[str]) -> None:
