@@ -12,13 +12,12 @@ import numpy as np
 import sentencepiece
 import xxhash
 
-from ibnorm_megatron.data.manifest import TOKENIZER, Manifest, Shard, Source, SplitName
-from ibnorm_megatron.data.shards import ShardWriter, dtype_for
+from ibnorm_megatron.data.manifest import TOKENIZER, Manifest, Source, SplitName
 from ibnorm_megatron.errors import Problem, UserError
 from ibnorm_megatron.files import rename_directory
 from ibnorm_megatron.progress import Progress
 
-from .corpora import Corpus, find_corpora, read_documents
+from .corpora import Corpus, find_corpora, longest_document, read_documents
 from .tokenizer import TokenizerKind, encode, train_tokenizer
 
 _BATCH = 64  # documents encoded at once
@@ -35,7 +34,7 @@ class Options:
         vocab_size: entries of the tokenizer.
         tokenizer: the kind of sentencepiece model.
         text_field: field of JSON lines and parquet rows that holds the text.
-        validation_fraction: share of documents held out, chosen by a hash of their text.
+        validation_fraction: share of documents held out, chosen by :class:`Holdout`.
         sentences: lines the tokenizer's trainer samples at most.
     """
 
@@ -48,13 +47,50 @@ class Options:
     sentences: int = 200_000
 
 
+class Holdout:
+    """Which documents are for validation: those whose hash falls below ``fraction`` of the hashes' range.
+
+    So a document's own text decides, and adding others does not move it. Few documents may all fall on one side: the one
+    with the lowest hash is for validation in any case, the one with the highest for training.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        self._limit, self._lowest, self._highest = fraction * _SPLIT_BUCKETS, _SPLIT_BUCKETS, -1
+
+    def watch(self, documents: Iterator[str]) -> Iterator[str]:
+        """The documents as they come; all of them have to pass before the first :meth:`split_of`.
+
+        Raises:
+            UserError: at the end, if there were not two different documents.
+        """
+        for text in documents:
+            bucket = _bucket(text.encode("utf-8"))
+            self._lowest, self._highest = min(self._lowest, bucket), max(self._highest, bucket)
+            yield text
+        if self._lowest >= self._highest:
+            found = "the same document again and again, or a single one" if self._highest >= 0 else "without any text"
+            why = "training and validation need different documents"
+            mend = "give more rows, more files, or plain text of more lines: it is cut where lines end"
+            raise UserError(Problem("all that the sources hold", found, why, mend))
+
+    def split_of(self, text: bytes) -> SplitName:
+        """The split of a document, given as UTF-8."""
+        limit = min(max(self._limit, self._lowest + 1), self._highest)
+        return "validation" if _bucket(text) < limit else "train"
+
+
+def _bucket(text: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(text) % _SPLIT_BUCKETS
+
+
 def prepare(options: Options) -> Manifest:
     """Prepare a data folder. It appears under its name only when everything in it is complete.
 
     Raises:
-        UserError: the folder exists, a source cannot be read, or a split would be empty.
+        UserError: the folder exists or cannot be made, a source cannot be read, or a split would be empty.
     """
-    if options.out.exists():
+    out = Path(os.path.abspath(os.path.expanduser(options.out)))
+    if os.path.lexists(out):
         raise UserError(
             Problem("--out", str(options.out), "it exists and is never overwritten", "choose another folder or remove it")
         )
@@ -62,22 +98,35 @@ def prepare(options: Options) -> Manifest:
         why = "it is the share of documents held out"
         raise UserError(Problem("--validation-fraction", str(options.validation_fraction), why, "use a number between 0 and 1"))
     corpora = find_corpora(options.sources)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.out.with_name(f".{options.out.name}.tmp-{os.getpid()}")
+    try:
+        return _prepare_as(out, corpora, options)
+    except OSError as error:  # the sources' own are UserErrors already
+        why = f"it cannot be written ({error.strerror})"
+        raise UserError(Problem("--out", str(options.out), why, "choose another folder or make room for it")) from error
+
+
+def _prepare_as(out: Path, corpora: list[Corpus], options: Options) -> Manifest:
+    # Work in the nearest folder above that exists: those between are made with the result, and not if there is none.
+    above = next(folder for folder in out.parents if os.path.lexists(folder))
+    temporary = above / f".{out.name}.tmp-{os.getpid()}"
     temporary.mkdir()
     try:
         manifest = _prepare_into(temporary, corpora, options)
-        rename_directory(temporary, options.out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        out.parent.mkdir(parents=True, exist_ok=True)
+        rename_directory(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # nothing has that name any more if all went well
     return manifest
 
 
 def _prepare_into(folder: Path, corpora: list[Corpus], options: Options) -> Manifest:
+    longest, holdout = longest_document(corpora), Holdout(options.validation_fraction)
     with Progress("training the tokenizer on", total=sum(c.size for c in corpora), unit="B") as progress:
-        documents = (text for corpus in corpora for text in _counted(corpus, options, progress))
-        tokenizer = train_tokenizer(documents, folder, options.tokenizer, options.vocab_size, options.sentences)
+        documents = (text for corpus in corpora for text in _counted(corpus, options, longest, progress))
+        watched = holdout.watch(documents)
+        tokenizer = train_tokenizer(watched, folder, options.tokenizer, options.vocab_size, options.sentences)
+    from ibnorm_megatron.data.shards import ShardWriter, dtype_for  # brings torch: a refusal above need not wait for it
+
     writers = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in ("train", "validation")}
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
@@ -85,11 +134,11 @@ def _prepare_into(folder: Path, corpora: list[Corpus], options: Options) -> Mani
     with Progress("encoding", total=sum(c.size for c in corpora), unit="B") as progress:
         for corpus in corpora:
             documents_read = text_bytes = 0
-            for batch in _batches(_counted(corpus, options, progress)):
+            for batch in _batches(_counted(corpus, options, longest, progress)):
                 for text, ids in zip(batch, encode(processor, batch, corpus.name), strict=True):
                     data = text.encode("utf-8")
                     array = np.array([*ids, tokenizer.end_of_document], dtype=np.int64)
-                    split = split_of(data, options.validation_fraction)
+                    split = holdout.split_of(data)
                     writers[split].add(array, len(data))
                     if split == "train":
                         counts += np.bincount(array, minlength=counts.size)
@@ -98,7 +147,7 @@ def _prepare_into(folder: Path, corpora: list[Corpus], options: Options) -> Mani
     manifest = Manifest(
         dtype=np.dtype(dtype_for(tokenizer.vocab_size)).name,
         tokenizer=tokenizer,
-        splits={split: [_finish(split, writer)] for split, writer in writers.items()},
+        splits={split: [writer.finish()] for split, writer in writers.items()},
         sources=sources,
         unigram_entropy=_entropy(counts),
     )
@@ -106,21 +155,8 @@ def _prepare_into(folder: Path, corpora: list[Corpus], options: Options) -> Mani
     return manifest
 
 
-def split_of(text: bytes, validation_fraction: float) -> SplitName:
-    """Which split a document belongs to: decided by its text alone, so adding data never moves it."""
-    held_out = xxhash.xxh3_64_intdigest(text) % _SPLIT_BUCKETS < validation_fraction * _SPLIT_BUCKETS
-    return "validation" if held_out else "train"
-
-
-def _finish(split: str, writer: ShardWriter) -> Shard:
-    if writer.documents == 0:
-        why = "no document fell into it"
-        raise UserError(Problem(f"the {split} split", "empty", why, "give more documents or another --validation-fraction"))
-    return writer.finish()
-
-
-def _counted(corpus: Corpus, options: Options, progress: Progress) -> Iterator[str]:
-    for text in read_documents(corpus, options.text_field):
+def _counted(corpus: Corpus, options: Options, longest: int, progress: Progress) -> Iterator[str]:
+    for text in read_documents(corpus, options.text_field, longest):
         if text:
             yield text
         progress.advance(len(text))

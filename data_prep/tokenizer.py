@@ -21,6 +21,9 @@ _LONGEST = 1024
 #: Of the trainer's sample of lines: the same text gives the same tokenizer.
 _SEED = 1
 
+#: Far above any tokenizer in use. Near the end of its integers the unigram trainer never returns.
+LARGEST_VOCABULARY = 1_000_000
+
 #: Pieces that exist before any is learned: unknown, begin and end of document, 256 bytes, newline, tab.
 SMALLEST_VOCABULARY = 3 + 256 + 2
 
@@ -36,15 +39,19 @@ def train_tokenizer(documents: Iterable[str], folder: Path, kind: TokenizerKind,
 
     Raises:
         UserError: the vocabulary is too small for the bytes and characters it must hold, or larger than the text gives.
+            What ``documents`` raises comes through as it is.
     """
     if vocab_size <= SMALLEST_VOCABULARY:
         why = f"{SMALLEST_VOCABULARY} entries are taken by bytes and symbols"
         raise UserError(Problem("--vocab-size", str(vocab_size), why, f"use more than {SMALLEST_VOCABULARY}"))
+    if vocab_size > LARGEST_VOCABULARY:
+        raise UserError(Problem("--vocab-size", str(vocab_size), "no text fills so many entries", "use 32000, for example"))
     path, model = folder / TOKENIZER, io.BytesIO()
+    failures: list[BaseException] = []
     sentencepiece.set_random_generator_seed(_SEED)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(documents),
+            sentence_iterator=_remembering(failures, _lines(documents)),
             model_writer=model,  # a model_prefix would be kept in the model, and its hash would depend on the path
             model_type=kind,
             vocab_size=vocab_size,
@@ -64,13 +71,24 @@ def train_tokenizer(documents: Iterable[str], folder: Path, kind: TokenizerKind,
             num_threads=2,
             minloglevel=2,
         )
-    except (RuntimeError, OSError) as error:
-        why = " ".join(str(error).split()).rpartition("] ")[2] or "sentencepiece could not train it"
+    except (RuntimeError, OSError, ValueError) as error:
+        if failures:
+            raise failures[0] from None
+        why = " ".join(str(error).split()).rpartition("] ")[2].rstrip(".") or "sentencepiece could not train it"
         raise UserError(Problem("--vocab-size", str(vocab_size), why, "change --vocab-size or give more text")) from None
     path.write_bytes(model.getvalue())
     sync_file(path)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     return Tokenizer(kind=kind, hash=hash_file(path), vocab_size=processor.vocab_size(), end_of_document=processor.eos_id())
+
+
+def _remembering(failures: list[BaseException], lines: Iterator[str]) -> Iterator[str]:
+    """The lines. sentencepiece turns what they raise into a RuntimeError of its own, so keep it, signals included."""
+    try:
+        yield from lines
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        failures.append(error)
+        raise
 
 
 def _lines(documents: Iterable[str]) -> Iterator[str]:

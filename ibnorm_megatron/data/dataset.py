@@ -47,7 +47,8 @@ class SequenceDataset:
         split: ``train`` or ``validation``.
         sequence_length: tokens a sequence.
         seed: of the permutations.
-        cache: a folder that all ranks share, for the index of every epoch. It is keyed by the data's content.
+        cache: a folder that all ranks of this run share, for the index of every epoch in use. It is keyed by the data's
+            content.
 
     Raises:
         UserError: the split is shorter than one sequence, or a shard's index is not what the manifest says.
@@ -63,7 +64,7 @@ class SequenceDataset:
             mend = "prepare more text, or shorten train.sequence_length"
             raise UserError(Problem(f"the {split} split of {folder}", f"{tokens} tokens", why, mend))
         (shard,) = manifest.splits[split]
-        self._prefix = str(folder / shard.name)
+        self._shard_name = shard.name
         self._indexed: IndexedDataset = open_shard(folder, shard, manifest)
         self._split = Split.train if split == "train" else Split.valid
         self._sequence_length, self._seed = sequence_length, seed
@@ -72,9 +73,15 @@ class SequenceDataset:
         self._epochs: dict[int, GPTDataset] = {}
 
     def prepare(self, first: int, last: int) -> None:
-        """Make samples ``first`` to ``last`` ready. Collective: every rank calls it before any reads them."""
-        epochs = range(first // self.per_epoch, last // self.per_epoch + 1)
-        self._epochs = {epoch: self._epochs.get(epoch) or self._build(epoch) for epoch in epochs}
+        """Make samples ``first`` to ``last`` ready. Collective: every rank calls it before any reads them.
+
+        Indices of epochs that no rank uses any more are removed; a run that goes back to one builds the same again.
+        """
+        epochs, before = range(first // self.per_epoch, last // self.per_epoch + 1), self._epochs
+        self._epochs = {epoch: before.get(epoch) or self._build(epoch) for epoch in epochs}
+        if dist.get_rank() == 0 and self._epochs.keys() - before.keys():
+            # Every rank has met the barrier of a new epoch, so none is behind ``before``; some may still be there.
+            self._remove_indices(keep={self._index(epoch) for epoch in before.keys() | self._epochs.keys()})
 
     def sample(self, index: int) -> dict[str, Tensor]:
         """A prepared sample: tokens, labels, position_ids (int64) and loss_mask (float32), each ``[sequence_length]``."""
@@ -85,12 +92,25 @@ class SequenceDataset:
         """A sample whose every token is masked, to fill up a last batch."""
         return next(iter(self._epochs.values()))[None]
 
+    def _index(self, epoch: int) -> Path:
+        return self._cache / f"seed{self._seed}-epoch{epoch}"
+
+    def _remove_indices(self, keep: set[Path]) -> None:
+        for index in set(self._cache.glob(f"seed{self._seed}-epoch*")) - keep:
+            # Renamed first: what has its own name is complete, even if a kill stops the removal.
+            shutil.rmtree(index.rename(self._free_temporary(index)), ignore_errors=True)
+
+    @staticmethod
+    def _free_temporary(index: Path) -> Path:
+        temporary = index.with_name(f".{index.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        return temporary
+
     def _build(self, epoch: int) -> GPTDataset:
         """Rank 0 writes the index under a temporary name and renames it; then every rank maps it."""
-        final = self._cache / f"seed{self._seed}-epoch{epoch}"
+        final = self._index(epoch)
         if dist.get_rank() == 0 and not final.is_dir():
-            temporary = final.with_name(f".{final.name}.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)
+            temporary = self._free_temporary(final)
             temporary.mkdir(parents=True)
             self._gpt_dataset(temporary, epoch)
             rename_directory(temporary, final)
@@ -110,7 +130,8 @@ class SequenceDataset:
             create_attention_mask=False,
         )
         documents = np.arange(len(self._indexed), dtype=np.int32)
-        return GPTDataset(self._indexed, self._prefix, documents, None, self._split, config)
+        # The name is hashed into the index files' names: not the whole path, so that a moved folder finds them again.
+        return GPTDataset(self._indexed, self._shard_name, documents, None, self._split, config)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import Problem, UserError
 from ..files import hash_file, hash_text, write_text
@@ -20,6 +20,10 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.model"
 
 SplitName = Literal["train", "validation"]
+
+#: Token files up to this size are hashed whenever a folder is opened: every rank does it, at gigabytes a second. Of larger
+#: ones only the size is checked, besides the index's hash and lengths.
+_HASHED_BIN_SIZE = 1 << 30
 
 
 class _Record(BaseModel):
@@ -56,6 +60,10 @@ class Source(_Record):
     text_bytes: int
 
 
+#: A list, so that there can be several one day; none and several cannot be trained on.
+_OneShard = Annotated[list[Shard], Field(min_length=1, max_length=1)]
+
+
 class Manifest(_Record):
     """What a prepared folder holds.
 
@@ -66,17 +74,26 @@ class Manifest(_Record):
     version: Literal[1] = 1
     dtype: Literal["uint16", "int32"]
     tokenizer: Tokenizer
-    splits: dict[SplitName, list[Shard]]
+    splits: dict[SplitName, _OneShard] = Field(min_length=2)  # both of them
     sources: list[Source]
     unigram_entropy: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [shard.name for shards in self.splits.values() for shard in shards]
+        if len(set(names)) < len(names):
+            raise ValueError("two splits name the same shard")
+        if self.tokenizer.end_of_document >= self.tokenizer.vocab_size:
+            raise ValueError("tokenizer.end_of_document lies outside its vocabulary")
+        return self
 
     def tokens(self, split: SplitName) -> int:
         """Tokens in a split."""
         return sum(shard.tokens for shard in self.splits[split])
 
     def content_hash(self) -> str:
-        """Changes whenever a shard or the tokenizer does: what caches and run cards identify the data by."""
-        return hash_text(self.model_dump_json())
+        """Changes whenever a shard or the tokenizer does, and with nothing else: what caches and run cards know the data by."""
+        return hash_text(self.model_dump_json(include={"dtype", "tokenizer", "splits"}))
 
     def write(self, folder: Path) -> None:
         """Write the manifest: the last step of preparing a folder."""
@@ -84,7 +101,9 @@ class Manifest(_Record):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a prepared folder's manifest and check the files it names: all there, each of its size, index hashes equal.
+    """Read a prepared folder's manifest and check the files it names: all there, each of its size and hash.
+
+    The hash of a token file above 1 GiB is not checked.
 
     Raises:
         UserError: there is no manifest, it cannot be read, or a file is not what it says.
@@ -112,18 +131,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[Problem]:
-    mend = "restore the file or prepare the data again into a new folder"
-    expected = [
-        (f"{shard.name}{suffix}", size, index_hash)
-        for shards in manifest.splits.values()
-        for shard in shards
-        for suffix, size, index_hash in ((".bin", shard.bin_size, None), (".idx", shard.idx_size, shard.idx_hash))
-    ]
-    for name, size, wanted_hash in [*expected, (TOKENIZER, None, manifest.tokenizer.hash)]:
-        path = folder / name
-        if not path.is_file():
-            yield Problem(str(path), "missing", f"{MANIFEST} names it", mend)
-        elif size is not None and path.stat().st_size != size:
-            yield Problem(str(path), f"{path.stat().st_size} bytes", f"{MANIFEST} says {size}", mend)
-        elif wanted_hash is not None and hash_file(path) != wanted_hash:
-            yield Problem(str(path), "changed", f"its hash is not the one in {MANIFEST}", mend)
+    expected: list[tuple[str, int | None, str | None]] = [(TOKENIZER, None, manifest.tokenizer.hash)]
+    for (shard,) in manifest.splits.values():
+        bin_hash = shard.bin_hash if shard.bin_size <= _HASHED_BIN_SIZE else None
+        expected += [(f"{shard.name}.bin", shard.bin_size, bin_hash), (f"{shard.name}.idx", shard.idx_size, shard.idx_hash)]
+    for name, size, wanted_hash in expected:
+        path, mend = folder / name, "restore the file or prepare the data again into a new folder"
+        try:
+            if not path.is_file():
+                yield Problem(str(path), "missing", f"{MANIFEST} names it", mend)
+            elif size is not None and path.stat().st_size != size:
+                yield Problem(str(path), f"{path.stat().st_size} bytes", f"{MANIFEST} says {size}", mend)
+            elif wanted_hash is not None and hash_file(path) != wanted_hash:
+                yield Problem(str(path), "changed", f"its hash is not the one in {MANIFEST}", mend)
+        except OSError as error:
+            yield Problem(str(path), "not readable", str(error.strerror), mend)

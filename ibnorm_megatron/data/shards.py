@@ -38,11 +38,6 @@ class ShardWriter:
         self._tokens += ids.size
         self._text_bytes += text_bytes
 
-    @property
-    def documents(self) -> int:
-        """Documents written so far."""
-        return self._documents
-
     def finish(self) -> Shard:
         """Write the index, make both files durable, and describe them."""
         paths = [self._folder / f"{self._name}{suffix}" for suffix in (".bin", ".idx")]

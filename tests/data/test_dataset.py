@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from ibnorm_megatron import data
 from ibnorm_megatron.data.dataset import Batch, Loader, SequenceDataset
 from ibnorm_megatron.data.manifest import MANIFEST, read_manifest
 from ibnorm_megatron.data.shards import open_shard
@@ -63,16 +68,18 @@ def test_order_depends_on_seed_and_index_only(prepared: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_a_step_sees_the_same_samples_in_every_layout(prepared: Path, tmp_path: Path, ranks: int, micro: int) -> None:
+    batch = 16
     dataset = _dataset(prepared, tmp_path)
-    whole = dataset.per_epoch // 8  # this step crosses into the second epoch
-    dataset.prepare(whole * 8, whole * 8 + 7)
-    expected = sorted(dataset.sample(i)["tokens"].tolist() for i in range(whole * 8, whole * 8 + 8))
+    step = dataset.per_epoch // batch
+    first = step * batch
+    assert first < dataset.per_epoch < first + batch, "this step crosses into the second epoch"
+    dataset.prepare(first, first + batch - 1)
+    expected = sorted(dataset.sample(i)["tokens"].tolist() for i in range(first, first + batch))
     seen: list[list[int]] = []
     for rank in range(ranks):
-        if 8 % (ranks * micro):
-            return
-        loader = Loader(dataset, global_batch_size=8, micro_batch_size=micro, data_rank=rank, data_size=ranks)
-        batches = loader.step(whole)
+        loader = Loader(dataset, global_batch_size=batch, micro_batch_size=micro, data_rank=rank, data_size=ranks)
+        batches = loader.step(step)
+        assert len(batches) == batch // (ranks * micro)
         assert all(batch.tokens.shape == (micro, LENGTH) for batch in batches)
         seen += [row for batch in batches for row in batch.tokens.tolist()]
     assert sorted(seen) == expected
@@ -107,6 +114,57 @@ def test_a_half_written_index_is_built_again(prepared: Path, tmp_path: Path) -> 
     assert torch.equal(again.sample(0)["tokens"], expected)
 
 
+def test_indices_of_past_epochs_are_removed(prepared: Path, tmp_path: Path) -> None:
+    dataset, other_seed = _dataset(prepared, tmp_path), _dataset(prepared, tmp_path, seed=11)
+    other_seed.prepare(0, 0)
+    n, seen = dataset.per_epoch, []
+    for epoch in range(6):
+        dataset.prepare(epoch * n, epoch * n)
+        seen.append(dataset.sample(epoch * n)["tokens"])
+        kept = {path.name for path in tmp_path.glob("*/seed1-*")}
+        assert kept == {f"seed1-epoch{e}" for e in (epoch - 1, epoch) if e >= 0}
+    (leftover,) = tmp_path.glob("*/seed1-epoch4")
+    (leftover.with_name(".seed1-epoch4.tmp") / "x").mkdir(parents=True)  # what a kill in the middle of a removal leaves
+    resumed = _dataset(prepared, tmp_path)
+    for epoch in (1, 2, 3):
+        resumed.prepare(epoch * n - 1, epoch * n)
+        assert torch.equal(resumed.sample(epoch * n)["tokens"], seen[epoch])
+    assert {path.name for path in tmp_path.glob("*/*")} == {*(f"seed1-epoch{e}" for e in (1, 2, 3)), "seed11-epoch0"}
+
+
+def test_no_rank_loses_an_index_it_still_uses(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks are threads here, each as slow as it likes between the barriers."""
+    ranks, epochs, here = 4, 12, threading.local()
+    barrier = threading.Barrier(ranks, timeout=60)
+    alone = _dataset(prepared, tmp_path / "alone")
+    n = alone.per_epoch
+
+    def walk(dataset: SequenceDataset, rank: int) -> list[torch.Tensor]:
+        here.rank, seen, pause = rank, [], np.random.default_rng(rank)
+        for first in range(n - 1, epochs * n, n):
+            dataset.prepare(first, first + 1)
+            time.sleep(pause.choice([0, 0.01]))
+            seen += [dataset.sample(first)["tokens"], dataset.sample(first + 1)["tokens"]]
+        return seen
+
+    expected = walk(alone, 0)
+    datasets = [_dataset(prepared, tmp_path / "together") for _ in range(ranks)]
+    monkeypatch.setattr(data.dataset, "dist", SimpleNamespace(get_rank=lambda: here.rank, barrier=barrier.wait))
+    with ThreadPoolExecutor(ranks) as pool:
+        for seen in pool.map(walk, datasets, range(ranks)):
+            assert torch.equal(torch.stack(seen), torch.stack(expected))
+    assert len(list((tmp_path / "together").glob("*/seed1-*"))) == 3
+
+
+def test_a_moved_folder_finds_its_index_again(prepared: Path, tmp_path: Path) -> None:
+    _dataset(prepared, tmp_path / "cache").prepare(0, 0)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
+    moved = _dataset(shutil.copytree(prepared, tmp_path / "moved"), tmp_path / "cache")
+    moved.prepare(0, 0)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == files
+    assert len(files) == 3
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
 
@@ -127,6 +185,14 @@ def _edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def _double(manifest: dict) -> None:
+    manifest["splits"]["train"] *= 2
+
+
+def _same_shard_twice(manifest: dict) -> None:
+    manifest["splits"]["validation"] = manifest["splits"]["train"]
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -134,10 +200,17 @@ def _edit_manifest(folder: Path, change: Callable[[dict], None]) -> None:
         (lambda folder: (folder / MANIFEST).write_text("{"), "manifest.json in .* is not valid"),
         (lambda folder: _edit_manifest(folder, lambda m: m.update(extra=1)), "extra"),
         (lambda folder: _edit_manifest(folder, lambda m: m["splits"]["train"][0].update(name="../x")), "name"),
+        (lambda folder: _edit_manifest(folder, lambda m: m["splits"].pop("validation")), "is not valid: splits: .* 2 items"),
+        (lambda folder: _edit_manifest(folder, lambda m: m["splits"].update(test=[])), "is not valid: splits.test"),
+        (lambda folder: _edit_manifest(folder, lambda m: m["splits"].update(train=[])), "splits.train: .* at least 1 item"),
+        (lambda folder: _edit_manifest(folder, _double), "splits.train: .* at most 1 item"),
+        (lambda folder: _edit_manifest(folder, _same_shard_twice), "two splits name the same shard"),
+        (lambda folder: _edit_manifest(folder, lambda m: m["tokenizer"].update(end_of_document=512)), "outside its vocabulary"),
         (lambda folder: (folder / "train.bin").unlink(), "train.bin is missing"),
         (lambda folder: _truncate(folder / "train.bin"), r"train.bin is \d+ bytes"),
         (lambda folder: _truncate(folder / "train.idx"), r"train.idx is \d+ bytes"),
         (lambda folder: _flip(folder / "train.idx"), "train.idx is changed"),
+        (lambda folder: _flip(folder / "train.bin"), "train.bin is changed"),
         (_other_index, "train.idx is"),
         (lambda folder: _flip(folder / "tokenizer.model"), "tokenizer.model is changed"),
     ],
