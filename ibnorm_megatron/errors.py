@@ -31,7 +31,8 @@ class Problem:
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.where} is {self.value}: {self.why}; {self.mend}."
+        end = "" if self.mend.endswith("?") else "."
+        return f"{self.where} is {self.value}: {self.why}; {self.mend}{end}"
 
 
 class UserError(Exception):

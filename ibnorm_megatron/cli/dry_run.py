@@ -53,13 +53,13 @@ def _manifest(config: Config) -> Manifest | None:
     """
     from ..data.manifest import MANIFEST, read_manifest
     from ..errors import raise_if_any
-    from ..train.run import _data_problems
+    from ..train.run import data_problems
 
     folder = Path(config.data.path).expanduser()
     if not os.path.isfile(folder / MANIFEST):  # unlike Path.is_file, false for a name that cannot be one
         return None
     manifest = read_manifest(folder)
-    raise_if_any(_data_problems(config, manifest))
+    raise_if_any(data_problems(config, manifest))
     return manifest
 
 

@@ -32,7 +32,7 @@ def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config,
         folder = RunFolder(config.run.dir)
         try:
             manifest = read_manifest(Path(config.data.path).expanduser())
-            problems += _data_problems(config, manifest)
+            problems += data_problems(config, manifest)
         except UserError as error:
             problems += error.problems
         try:
@@ -47,7 +47,8 @@ def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config,
     return config, manifest
 
 
-def _data_problems(config: Config, manifest: Manifest) -> Iterator[Problem]:
+def data_problems(config: Config, manifest: Manifest) -> Iterator[Problem]:
+    """What of the config does not fit the prepared data."""
     vocabulary = manifest.tokenizer.vocab_size
     if vocabulary > config.model.vocab_size:
         why = f"the tokenizer of {config.data.path} has {vocabulary} entries"

@@ -90,7 +90,7 @@ def test_the_issue_of_a_shorter_run_is_only_its_length() -> None:
 
 
 REFUSED = {
-    "unknown field": (["train.stesp=3"], ["train.stesp is 3: there is no such field here; did you mean 'steps'?."]),
+    "unknown field": (["train.stesp=3"], ["train.stesp is 3: there is no such field here; did you mean 'steps'?"]),
     "unknown room": (["modle.x=1"], ["modle is {'x': 1}", "did you mean 'model'?"]),
     "unknown norm": (["model.norm=rmsnrm"], ["there is no norm named 'rmsnrm'", "did you mean 'rmsnorm'?"]),
     "unknown option of a norm": (["model.norm=ibnorm_log", "model.norm.lamda=2"], ["did you mean 'lambda'?"]),
