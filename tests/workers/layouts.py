@@ -19,7 +19,7 @@ from torch import nn
 
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.data.manifest import read_manifest
-from ibnorm_megatron.model.spec import norms_of
+from ibnorm_megatron.model.norm_slots import norms_of
 from ibnorm_megatron.parallel import engine
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.parallel.sharding import Sharding, gather
