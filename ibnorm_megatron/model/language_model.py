@@ -31,7 +31,7 @@ class LanguageModel(nn.Module):
         learned = model.position_embedding == "learned"
         self.gpt = _MaskedVocabGPT(
             config,
-            block_spec(model, groups),
+            block_spec(model, groups, config),
             vocab_size=model.padded_vocab_size(groups.layout.tensor),
             max_sequence_length=model.max_sequence_length,
             position_embedding_type="learned_absolute" if learned else "rope",

@@ -71,14 +71,14 @@ def transformer_config(model: ModelConfig, layout: Layout, precision: Precision)
 _gelu = partial(F.gelu, approximate="tanh")
 
 
-def block_spec(model: ModelConfig, groups: Groups) -> TransformerBlockSubmodules:
+def block_spec(model: ModelConfig, groups: Groups, config: TransformerConfig) -> TransformerBlockSubmodules:
     """Every layer and the final norm."""
     slots = norm_slots(model, groups)
     by_layer: list[dict[str, NormSlot]] = [{} for _ in range(model.num_layers)]
     for site, slot in slots.items():
         if site.layer is not None:
             by_layer[site.layer][site.name] = slot
-    layers = [_layer_spec(model, of_layer) for of_layer in by_layer]
+    layers = [_layer_spec(model, of_layer, config) for of_layer in by_layer]
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=_norm(slots.get(Site("final"))))
 
 
@@ -91,7 +91,7 @@ def norm_slots(model: ModelConfig, groups: Groups) -> dict[Site, NormSlot]:
     }
 
 
-def _layer_spec(model: ModelConfig, slots: dict[str, NormSlot]) -> ModuleSpec:
+def _layer_spec(model: ModelConfig, slots: dict[str, NormSlot], config: TransformerConfig) -> ModuleSpec:
     """One layer, from the slots of its norms by site name."""
     attention = ModuleSpec(
         module=SelfAttention,
@@ -106,16 +106,17 @@ def _layer_spec(model: ModelConfig, slots: dict[str, NormSlot]) -> ModuleSpec:
     )
     linear_fc2 = _row_parallel(slots.get("mlp_sub"))
     mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=linear_fc2))
-    after = model.norm_placement == "post"
+    # Megatron-core builds these two without its config.
+    bda = {"config": config, "after": model.norm_placement == "post"}
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=_norm(slots.get("attn_in")) or IdentityOp,
             self_attention=attention,
-            self_attn_bda=_residual_add(slots.get("attn_out"), after),
+            self_attn_bda=_residual_add(slots.get("attn_out"), bda),
             pre_mlp_layernorm=_norm(slots.get("mlp_in")) or IdentityOp,
             mlp=mlp,
-            mlp_bda=_residual_add(slots.get("mlp_out"), after),
+            mlp_bda=_residual_add(slots.get("mlp_out"), bda),
         ),
     )
 
@@ -128,8 +129,8 @@ def _row_parallel(slot: NormSlot | None) -> ModuleSpec | type:
     return ModuleSpec(module=NormedRowParallelLinear, params={"slot": slot}) if slot else RowParallelLinear
 
 
-def _residual_add(slot: NormSlot | None, after: bool) -> ModuleSpec | Callable[..., Any]:
-    return ModuleSpec(module=ResidualAdd, params={"slot": slot, "after": after}) if slot else get_bias_dropout_add
+def _residual_add(slot: NormSlot | None, params: dict[str, Any]) -> ModuleSpec | Callable[..., Any]:
+    return ModuleSpec(module=ResidualAdd, params={"slot": slot, **params}) if slot else get_bias_dropout_add
 
 
 def _leave(weight: Any) -> Any:
