@@ -6,17 +6,14 @@ off by 2e-6; bf16 and fp16 by 1.2 times what rounding the float64 result to that
 
 from __future__ import annotations
 
+from . import interpreter  # noqa: F401  # before Triton is imported
+
+# isort: split
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator
 
-os.environ["TRITON_INTERPRET"] = "1"
-
-import numpy as np
 import torch
-import triton.language as tl
-import triton.runtime.interpreter as interpreter
 from torch import Tensor
 
 from ibnorm_megatron.norms import ib_norm
@@ -28,17 +25,6 @@ KINDS = ("identity", "log", "tanh", "softsign", "asinh")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = ("y", "dx", "dgamma", "dbeta")
 worst: dict[str, float] = {}
-
-
-def _rounding_to_nearest(convert: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """The interpreter cuts float32 off to bf16, where a GPU rounds to nearest: twice the error. Round here as well."""
-
-    def converted(values: np.ndarray, source: tl.dtype, target: tl.dtype, mode: object) -> np.ndarray:
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return convert(values, source, target, mode)
-        return torch.from_numpy(np.ascontiguousarray(values)).bfloat16().view(torch.int16).numpy().view(np.uint16)
-
-    return converted
 
 
 def _draw(seed: int, *shape: int) -> Tensor:
@@ -65,7 +51,8 @@ def _compare(case: str, ours: dict[str, Tensor], reference: dict[str, Tensor], d
 
 def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, case: str, **options: object) -> None:
     """One norm, forward and backward, fused against ``ib_norm`` in float64."""
-    options = {"compression": "log", "lam": 2.0, "eps": 1e-5, "scale": "absolute", "form": "unit_slope", "center": True} | options
+    defaults = {"compression": "log", "lam": 2.0, "eps": 1e-5, "scale": "absolute", "form": "unit_slope", "center": True}
+    options = defaults | options
     dy = _draw(9, *x.shape).to(dtype)
     given = {"x": x, "weight": weight, "bias": bias}
     narrow = {k: None if t is None else t.clone().to(dtype).requires_grad_() for k, t in given.items()}
@@ -182,9 +169,6 @@ def _parts(names: list[str]) -> Iterator[Callable[[torch.dtype], None]]:
 
 
 def main(types: list[str], parts: list[str]) -> None:
-    interpreter._convert_float = _rounding_to_nearest(interpreter._convert_float)
-    np.seterr(all="ignore")  # both branches of a tl.where are computed
-    torch.set_num_threads(1)
     for dtype, part in itertools.product(types, _parts(parts)):
         part(TYPES[dtype])
     for key, error in sorted(worst.items()):

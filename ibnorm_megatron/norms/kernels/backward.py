@@ -25,7 +25,7 @@ from .tiles import inside, load, load_parameter, row_sums, saved_deviation, stan
 
 
 @triton.jit
-def _saved_z(
+def saved_z(
     value, stats, rows, n_rows, row_mask, inv_lam,
     KIND: tl.constexpr, CENTER: tl.constexpr, SCALE_SLOT: tl.constexpr, MEAN_H_SLOT: tl.constexpr, RHO_SLOT: tl.constexpr,
     FAST: tl.constexpr, ASM: tl.constexpr, ROWS: tl.constexpr,
@@ -69,7 +69,7 @@ def backward_rows(
         mask = row_mask & column_mask
         value = load(x + rows * x_stride + columns, mask, EVEN, ROWS).to(tl.float32)
         grad = load(dy + rows * dy_stride + columns, mask, EVEN, ROWS).to(tl.float32)
-        c, z, slope, k, scale, rho = _saved_z(
+        c, z, slope, k, scale, rho = saved_z(
             value, stats, rows, n_rows, row_mask, inv_lam,
             KIND, CENTER, SCALE_SLOT, MEAN_H_SLOT, RHO_SLOT, FAST, ASM, ROWS,
         )  # fmt: skip
@@ -133,7 +133,7 @@ def backward_tiled(
                 w = load(dy + rows * dy_stride + columns, mask, EVEN, 1).to(tl.float32)
                 if WEIGHT:
                     w = w * load_parameter(weight, columns, width, EVEN)
-                c, z, slope, k, scale, rho = _saved_z(
+                c, z, slope, k, scale, rho = saved_z(
                     value, stats, rows, n_rows, row_mask, inv_lam,
                     KIND, CENTER, SCALE_SLOT, MEAN_H_SLOT, RHO_SLOT, FAST, ASM, 1,
                 )  # fmt: skip
@@ -184,7 +184,7 @@ def parameter_gradients(
         dbias_sum += grad
         if WEIGHT:
             value = load(x + rows * x_stride + columns, mask, EVEN, ROWS).to(tl.float32)
-            _, z, _, _, _, _ = _saved_z(
+            _, z, _, _, _, _ = saved_z(
                 value, stats, rows, n_rows, row_mask, inv_lam,
                 KIND, CENTER, SCALE_SLOT, MEAN_H_SLOT, RHO_SLOT, FAST, ASM, ROWS,
             )  # fmt: skip

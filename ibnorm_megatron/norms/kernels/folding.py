@@ -21,7 +21,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ..plan import Plan
 
 IDENTITY, LOG, TANH, SOFTSIGN, ASINH = range(5)
 
@@ -42,6 +45,11 @@ class Settings(NamedTuple):
     eps: float
     relative: bool
     center: bool
+
+    @staticmethod
+    def of(plan: Plan) -> Settings:
+        """The settings of a plan whose compression has a kernel."""
+        return Settings(plan.compression.name, plan.lam, plan.gain, plan.eps, plan.relative, plan.center)
 
 
 @dataclass(frozen=True)

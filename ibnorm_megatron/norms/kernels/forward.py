@@ -108,7 +108,7 @@ def forward_tiled(
     RESIDUAL: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, FAST: tl.constexpr, ASM: tl.constexpr,
     EVEN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row of any width, BLOCK columns at a time; otherwise as :func:`forward_rows`. A sum is kept a column until its end."""
+    """One row of any width, BLOCK columns at a time, with a running sum a column; otherwise as :func:`forward_rows`."""
     inv_lam, inv_width = tl.cast(inv_lam, tl.float32), tl.cast(inv_width, tl.float32)
     eps, eps_h = tl.cast(eps, tl.float32), tl.cast(eps_h, tl.float32)
     rows = tl.program_id(0).to(tl.int64) + tl.zeros((1, 1), tl.int64)

@@ -23,7 +23,7 @@ from .folding import Settings, slots
 
 def fused_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan) -> Tensor:
     """The norm of x ``[..., d]`` (bf16, fp16 or fp32) by one kernel forward and one backward; same shape and type back."""
-    return FusedNorm.apply(x.reshape(-1, x.shape[-1]), weight, bias, *_settings(plan)).view(x.shape)
+    return FusedNorm.apply(x.reshape(-1, x.shape[-1]), weight, bias, *Settings.of(plan)).view(x.shape)
 
 
 def fused_add_norm(
@@ -31,7 +31,7 @@ def fused_add_norm(
 ) -> tuple[Tensor, Tensor]:
     """The norm of x + residual, and x + residual itself, each of x's shape and type, in the same number of kernels."""
     rows = [t.reshape(-1, t.shape[-1]) for t in (x, residual)]
-    y, stream = FusedAddNorm.apply(*rows, weight, bias, *_settings(plan))
+    y, stream = FusedAddNorm.apply(*rows, weight, bias, *Settings.of(plan))
     return y.view(x.shape), stream.view(x.shape)
 
 
@@ -78,10 +78,6 @@ def _gradients(
     """dx, dgamma and dbeta, in the types of x, gamma and beta; None for a gamma or beta that is not there."""
     dx, dweight, dbias = norm_backward(dy, dstream, x, weight, stats, ctx.bias is not None, *ctx.settings)
     return dx, None if weight is None else dweight.to(weight.dtype), None if ctx.bias is None else dbias.to(ctx.bias)
-
-
-def _settings(plan: Plan) -> Settings:
-    return Settings(plan.compression.name, plan.lam, plan.gain, plan.eps, plan.relative, plan.center)
 
 
 def _implementation(x: Tensor) -> Any:

@@ -36,10 +36,9 @@ def store(pointer, value, mask, EVEN: tl.constexpr, ROWS: tl.constexpr):
 def load_parameter(pointer, columns, width, EVEN: tl.constexpr):
     """gamma or beta ``[1, BLOCK]`` in float32; zeros beyond the width."""
     if EVEN:
-        value = tl.load(pointer + columns)
+        return tl.load(pointer + columns).to(tl.float32)
     else:
-        value = tl.load(pointer + columns, mask=columns < width, other=0.0)
-    return value.to(tl.float32)
+        return tl.load(pointer + columns, mask=columns < width, other=0.0).to(tl.float32)
 
 
 @triton.jit
