@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compression import Compression, compression_names, get_compression, register_compression
     from .config import IBNormConfig, LayerNormConfig, NormConfig, RMSNormConfig, norm_names, parse_norm, register_norm
-    from .functional import ib_norm, layer_norm, rms_norm
+    from .functional import add_ib_norm, ib_norm, layer_norm, rms_norm
     from .modules import IBNorm, LayerNorm, Norm, RMSNorm
 
 _HOME = {
     "compression": ["Compression", "compression_names", "get_compression", "register_compression"],
     "config": ["IBNormConfig", "LayerNormConfig", "NormConfig", "RMSNormConfig", "norm_names", "parse_norm", "register_norm"],
-    "functional": ["ib_norm", "layer_norm", "rms_norm"],
+    "functional": ["add_ib_norm", "ib_norm", "layer_norm", "rms_norm"],
     "modules": ["IBNorm", "LayerNorm", "Norm", "RMSNorm"],
 }
 
@@ -31,6 +31,7 @@ __all__ = [
     "NormConfig",
     "RMSNorm",
     "RMSNormConfig",
+    "add_ib_norm",
     "compression_names",
     "get_compression",
     "ib_norm",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -17,7 +18,6 @@ from .plan import Form, Plan, Scale
 from .sharded import ShardedIBNorm
 
 _TRITON = find_spec("triton") is not None
-_warned: set[str] = set()
 
 
 def ib_norm(
@@ -117,8 +117,12 @@ def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
 def _dispatch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, process_group: dist.ProcessGroup | None
 ) -> Tensor:
-    """Pick the implementation: sharded rows, the fused kernel, or plain PyTorch."""
+    """Pick the implementation: fused kernels or plain PyTorch, for a whole row or for a rank's slice of it."""
     if process_group is not None:
+        if _runs_fused(x, plan):
+            from .kernels.sharded import FusedShardedIBNorm  # imports Triton
+
+            return FusedShardedIBNorm.apply(x, weight, bias, plan, process_group)
         return ShardedIBNorm.apply(x, weight, bias, plan, process_group)
     if _runs_fused(x, plan):
         return fused_norm(x, weight, bias, plan)
@@ -128,24 +132,25 @@ def _dispatch(
 def _runs_fused(x: Tensor, plan: Plan) -> bool:
     """Whether a kernel takes x: on a GPU, in bf16, fp16 or fp32, with Triton there and a kernel for the compression.
 
-    On a GPU, what stands in its way is said once: it costs a multiple of the time.
+    On a GPU, what stands in its way is said once: it costs a multiple of the time. torch.compile, which cannot trace a
+    warning without a break, makes kernels of its own from the eager form.
     """
     if not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
         return False
     if not _TRITON:
-        return _say_once("triton", "Triton is not installed: norms run as eager PyTorch on this GPU, several times slower")
-    if not has_kernel(plan.compression):
-        name = plan.compression.name
-        return _say_once(name, f"the compression {name!r} has no fused kernel: its norms run as eager PyTorch, slower")
-    return True
-
-
-def _say_once(subject: str, text: str) -> bool:
-    """Warn about the subject unless that happened before; false, for the caller's answer."""
-    if subject not in _warned and not torch.compiler.is_compiling():
-        _warned.add(subject)
-        warnings.warn(text, stacklevel=2)
+        obstacle = "Triton is not installed: norms run as eager PyTorch on this GPU, several times slower"
+    elif not has_kernel(plan.compression):
+        obstacle = f"the compression {plan.compression.name!r} has no fused kernel: its norms run as eager PyTorch, slower"
+    else:
+        return True
+    if not torch.compiler.is_compiling():
+        _warn_once(obstacle)
     return False
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
