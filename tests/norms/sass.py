@@ -19,7 +19,7 @@ from ibnorm_megatron.norms.kernels.launch import Launch
 
 #: cuobjdump and nvdisasm come with Triton's wheel.
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,18 @@ def read(launch: Launch) -> Machine:
             instructions.append(found[1])
     body = instructions[loop[0] : loop[1] + 1] if loop[1] else instructions
     return Machine(registers, stack + local, Counter(instructions), Counter(body))
+
+
+def offset_types(launch: Launch) -> dict[str, set[str]]:
+    """Of every pointer argument, the integer types that are added to the pointer itself (not to what comes of it)."""
+    found: dict[str, set[str]] = {}
+    names: dict[str, str] = {}
+    for line in _compile(launch).asm["ttir"].splitlines():
+        if splat := re.search(r"(%\w+) = tt.splat %(\w+) : !tt.ptr", line):  # a tile of several rows
+            names[splat[1]] = splat[2]
+        elif added := re.search(r"tt.addptr (%\w+), .*(?:x|\b)(i32|i64)\b", line):
+            found.setdefault(names.get(added[1], added[1][1:]), set()).add(added[2])
+    return found
 
 
 def _compile(launch: Launch) -> Any:

@@ -1,7 +1,8 @@
 """Runs the fused kernels in Triton's interpreter, on the CPU, against the definition in float64; prints the worst errors.
 
 An error is ||ours - reference|| / ||reference||, with the reference computed in float64 from the rounded input. fp32 may be
-off by 2e-6; bf16 and fp16 by 1.2 times what rounding the float64 result to that type costs.
+off by 2e-6; bf16 and fp16 by 1.2 times what rounding the float64 result to that type costs, and their figures are in units
+of that. A line is a result, its type, the worst error and how many were compared.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from . import interpreter  # noqa: F401  # before Triton is imported
 # isort: split
 import itertools
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
@@ -22,9 +24,9 @@ from ibnorm_megatron.norms.plan import Plan
 
 WIDTHS = (1, 7, 33, 384, 1000)
 KINDS = ("identity", "log", "tanh", "softsign", "asinh")
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = ("y", "dx", "dgamma", "dbeta")
 worst: dict[str, float] = {}
+compared: Counter[str] = Counter()
 
 
 def _draw(seed: int, *shape: int) -> Tensor:
@@ -47,6 +49,7 @@ def _compare(case: str, ours: dict[str, Tensor], reference: dict[str, Tensor], d
         figure = error if dtype == torch.float32 else error / max(rounding, 1e-6)
         key = f"{name} {str(dtype).removeprefix('torch.')}"
         worst[key] = max(worst.get(key, 0.0), figure)
+        compared[key] += 1
 
 
 def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype, case: str, **options: object) -> None:
@@ -170,9 +173,9 @@ def _parts(names: list[str]) -> Iterator[Callable[[torch.dtype], None]]:
 
 def main(types: list[str], parts: list[str]) -> None:
     for dtype, part in itertools.product(types, _parts(parts)):
-        part(TYPES[dtype])
+        part(getattr(torch, dtype))
     for key, error in sorted(worst.items()):
-        print(f"{key}: {error:.2e}")
+        print(f"{key} {error:.2e} {compared[key]}")
 
 
 if __name__ == "__main__":

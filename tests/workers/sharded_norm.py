@@ -45,6 +45,13 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor, **options: object) -> Tensor
     return sharded.FusedShardedIBNorm.apply(x, weight, bias, plan, dist.group.WORLD)
 
 
+def _fused_cases() -> set[tuple[str, str, bool, torch.dtype]]:
+    """The interpreter is slow: every form of three kinds, the full form of the others, and two in bf16."""
+    cases = set(itertools.product(("identity", "log", "tanh"), ("absolute", "relative"), (True, False), [torch.float32]))
+    cases |= {(name, "relative", True, torch.float32) for name in ("softsign", "asinh")}
+    return cases | {("log", "relative", True, torch.bfloat16), ("tanh", "absolute", True, torch.bfloat16)}
+
+
 def main(fused: bool) -> None:
     dist.init_process_group("gloo")
     dist.all_reduce = _counting(dist.all_reduce)
@@ -53,6 +60,8 @@ def main(fused: bool) -> None:
     for name, scale, center, (dtype, mean, bound) in itertools.product(
         compression_names(), ("absolute", "relative"), (True, False), types
     ):
+        if fused and (name, scale, center, dtype) not in _fused_cases():
+            continue
         # Without centring a large mean saturates every compression, and there is no gradient left to compare.
         case = (name, scale, center, dtype, mean if center else 3.0, bound)
         _check(_fused if fused else _eager, *case, rank=dist.get_rank(), world=dist.get_world_size())
@@ -65,7 +74,7 @@ def _check(
     global _calls
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    rows, width = 70, 64 if dtype == torch.float32 else 66  # even and uneven tiles, and more than one tile of rows
+    rows, width = 66, 64 if dtype == torch.float32 else 66  # even and uneven tiles, and more than one tile of rows
     x, weight, bias, dy = (
         (draw(rows, width) * 2 + mean).to(dtype),
         draw(width).to(dtype),

@@ -18,9 +18,10 @@ def forward(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """y ``[n, d]``, the new residual stream ``[n, d]`` or None, and statistics ``[slots, n]``, from x ``[n, d]``."""
     plan = _plan(settings)
+    x = x.contiguous()  # results are contiguous, as the kernels' are
     places = slots(settings, x.dtype != torch.float32)
     stats = x.new_zeros((places.count, x.shape[0]), dtype=torch.float32)
-    stream = None if residual is None else (x.float() + residual.float()).to(x.dtype)
+    stream = None if residual is None else (x.float() + residual.contiguous().float()).to(x.dtype)
     c = (x if stream is None else stream).float()
     if plan.center:
         for part in range(1 if x.dtype != torch.float32 else 2):
@@ -48,7 +49,7 @@ def backward(
     """dx ``[n, d]`` in x's type; dgamma and dbeta ``[d]`` in float32, None where there is no gamma or no ``bias``."""
     plan = _plan(settings)
     places = slots(settings, x.dtype != torch.float32)
-    c, dy = x.float(), dy.float()
+    c, dy = x.contiguous().float(), dy.contiguous().float()
     if plan.center:
         for part in range(1 if x.dtype != torch.float32 else 2):
             c = c - stats[part, :, None]
@@ -67,7 +68,7 @@ def backward(
     if plan.center:
         dx = dx - q.mean(-1, keepdim=True)
     dx = dx * scale
-    dx = dx if dstream is None else dx + dstream.float()
+    dx = dx if dstream is None else dx + dstream.contiguous().float()
     return dx.to(x.dtype), None if weight is None else (dy * z).sum(0), dy.sum(0) if bias else None
 
 
