@@ -7,6 +7,7 @@
     launch         from tensors to a launch
     reference      the same in plain PyTorch
     ops            custom ops, fake functions, the gradient
+    shards, sharded     kernels for a hidden dimension that is sharded over a process group; what happens between them
 
 Importing this, ``ops`` or ``folding`` does not import Triton.
 """
