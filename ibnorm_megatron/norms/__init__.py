@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         parse_norm,
         register_norm,
     )
-    from .functional import ib_norm, layer_norm, rms_norm
+    from .functional import add_ib_norm, ib_norm, layer_norm, rms_norm
     from .modules import IBNorm, LayerNorm, RMSNorm, StandardizingNorm
     from .site import LAYER_SITES, MODEL_SITES, Site
 
@@ -38,7 +38,7 @@ _HOME = {
         "parse_norm",
         "register_norm",
     ],
-    "functional": ["ib_norm", "layer_norm", "rms_norm"],
+    "functional": ["add_ib_norm", "ib_norm", "layer_norm", "rms_norm"],
     "modules": ["IBNorm", "LayerNorm", "RMSNorm", "StandardizingNorm"],
     "site": ["LAYER_SITES", "MODEL_SITES", "Site"],
 }
@@ -58,6 +58,7 @@ __all__ = [
     "Site",
     "StandardizingConfig",
     "StandardizingNorm",
+    "add_ib_norm",
     "compression_names",
     "get_compression",
     "ib_norm",
