@@ -88,9 +88,13 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     """Problems that lie between fields. Each check stands alone, because one that reads a refused field ends there."""
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
     over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
-    for check in (_layout, _batch, _sequence_shards, _sequence_length, *over_tensor_ranks):
+    for check in (_norms, _layout, _batch, _sequence_shards, _sequence_length, *over_tensor_ranks):
         with suppress(UserError):  # what was refused is reported already
             yield from check(config, world_size)
+
+
+def _norms(config: Config, _: int | None) -> Iterator[Problem]:
+    yield from config.model.problems()
 
 
 def _layout(config: Config, world_size: int | None) -> Iterator[Problem]:

@@ -108,15 +108,26 @@ def _layout(config: Config, world: int) -> Table:
 
 def _norms(config: Config) -> Table:
     model = config.model
-    table = _table("norm at every site", "site", "layers", "norm", "width", "parameters")
+    table = _table(f"norm at every site ({model.norm_placement}-norm)", "site", "layers", "norm", "width", "parameters")
     sites: dict[tuple[str, str, int, int], list[int | None]] = {}
-    for site, layer, width in model.norm_sites():
-        norm = model.norm_at(site, layer)
-        sites.setdefault((site, norm.label(), width, norm.num_params(width)), []).append(layer)
+    for site, norm in model.norm_sites().items():
+        width = model.norm_width(site)
+        sites.setdefault((site.name, norm.label(), width, norm.num_params(width)), []).append(site.layer)
     for (site, label, width, count), layers in sites.items():
-        where = "-" if layers == [None] else f"{layers[0]}-{layers[-1]}"
+        where = _ranges([layer for layer in layers if layer is not None]) or "-"
         table.add_row(site, where, label, str(width), f"{count * len(layers):,}")
     return table
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Rising numbers as ranges: 0-3, 8."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _schedule(config: Config) -> Table:

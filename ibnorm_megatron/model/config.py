@@ -6,28 +6,18 @@ tied). Nothing here imports torch, so a 70B model can be described anywhere.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializeAsAny,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from ..norms.config import NormConfig, RMSNormConfig, parse_norm
-
-#: The five places where a norm enters a Megatron-core model; q and k only with ``qk_norm``.
-SITES = ("attn_in", "q", "k", "mlp_in", "final")
+from ..errors import Problem
+from ..norms.config import NormConfig
+from ..norms.site import Site
+from .norm_map import AnyNormMap, Placement, QKNorm, parse_norm_map
 
 #: Rows of the vocabulary are padded to this many per tensor-parallel rank; the loss masks the padding out.
 VOCAB_ROWS_MULTIPLE = 128
-
-AnyNorm = Annotated[SerializeAsAny[NormConfig], BeforeValidator(parse_norm)]
 
 
 class ModelConfig(BaseModel):
@@ -49,11 +39,17 @@ class ModelConfig(BaseModel):
     activation: Literal["swiglu", "gelu"] = Field("swiglu", description="gelu is its tanh approximation, as in GPT-2's code")
     linear_bias: bool = False
     tie_embeddings: bool = False
-    norm: AnyNorm = RMSNormConfig(kind="rmsnorm")
-    qk_norm: bool = Field(False, description="normalize every head's query and key")
+    norm: AnyNormMap = Field(parse_norm_map("rmsnorm"), description="one norm, or a map by site and layer")
+    norm_placement: Placement = Field("pre", description="where norms stand around a sub-layer")
+    qk_norm: QKNorm = Field("none", description="norm queries and keys, head by head or over all heads together")
     dropout: float = Field(0.0, ge=0, lt=1)
     init_std: float = Field(0.02, gt=0)
     scale_residual_init: bool = Field(True, description="divide the init of layers that write to the residual by sqrt(2 L)")
+
+    @field_validator("qk_norm", mode="before")
+    @classmethod
+    def _from_truth_value(cls, value: object) -> object:
+        return {True: "per_head", False: "none"}.get(value, value) if isinstance(value, bool) else value
 
     @field_validator("num_key_value_heads")
     @classmethod
@@ -83,20 +79,26 @@ class ModelConfig(BaseModel):
         multiple = VOCAB_ROWS_MULTIPLE * tensor
         return -(-self.vocab_size // multiple) * multiple
 
-    def norm_at(self, site: str, layer: int | None) -> NormConfig:
-        """The norm at a site of :data:`SITES`; ``layer`` counts from 0 and is None for ``final``."""
-        assert site in SITES and (layer is None) == (site == "final")
-        return self.norm
+    def problems(self) -> Iterator[Problem]:
+        """What of the norms' map does not fit the rest."""
+        yield from self.norm.problems(self.norm_placement, self.qk_norm, self.num_layers)
 
-    def norm_sites(self) -> list[tuple[str, int | None, int]]:
-        """Every norm of the model in the order data meets it: (site, layer, width)."""
-        in_layer = ["attn_in", *(["q", "k"] if self.qk_norm else []), "mlp_in"]
-        sites: list[tuple[str, int | None, int]] = [
-            (site, layer, self.head_dim if site in ("q", "k") else self.hidden_size)
-            for layer in range(self.num_layers)
-            for site in in_layer
-        ]
-        return [*sites, ("final", None, self.hidden_size)]
+    def norm_sites(self) -> dict[Site, NormConfig]:
+        """Every norm of the model, in the order data meets them."""
+        return self.norm.sites(self.norm_placement, self.qk_norm, self.num_layers)
+
+    def norm_width(self, site: Site) -> int:
+        """Columns of the rows that the norm at a site sees, over all ranks."""
+        if site.name in ("q", "k") and self.qk_norm == "per_head":
+            return self.head_dim
+        widths = {"mlp_sub": self.ffn_hidden_size, "k": self.num_key_value_heads * self.head_dim}
+        return widths.get(site.name, self.hidden_size)
+
+    def norm_label(self) -> str:
+        """A short name for the norms of this model in tables and pictures."""
+        parts = [self.norm.label(), "" if self.norm_placement == "pre" else self.norm_placement]
+        parts.append("" if self.qk_norm == "none" else f"qk {self.qk_norm}")
+        return ", ".join(part for part in parts if part)
 
     def num_params(self) -> dict[str, int]:
         """Trainable parameters by part, without vocabulary padding; their sum is the published size."""
@@ -109,7 +111,7 @@ class ModelConfig(BaseModel):
             "position embedding": self.max_sequence_length * hidden if self.position_embedding == "learned" else 0,
             "attention": self.num_layers * (hidden * qkv_out + hidden * hidden + bias * (qkv_out + hidden)),
             "mlp": self.num_layers * (hidden * fc1_out + ffn * hidden + bias * (fc1_out + hidden)),
-            "norms": sum(self.norm_at(site, layer).num_params(width) for site, layer, width in self.norm_sites()),
+            "norms": sum(norm.num_params(self.norm_width(site)) for site, norm in self.norm_sites().items()),
             "output head": 0 if self.tie_embeddings else table,
         }
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..parallel.sharding import Sharding
 from .config import ModelConfig
-from .spec import norms_of
+from .norm_slots import norms_of
 
 
 def initialize(module: nn.Module, model: ModelConfig, seed: int, tensor_group: dist.ProcessGroup) -> None:

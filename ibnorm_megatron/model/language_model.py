@@ -6,11 +6,13 @@ import torch
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor, nn
 
+from ..norms.site import Site
 from ..parallel.config import Precision
 from ..parallel.groups import Groups
 from .config import ModelConfig
 from .init import initialize
-from .spec import block_spec, check_norms, transformer_config
+from .norm_slots import norm_output
+from .spec import block_spec, check_norms, norm_slots, transformer_config
 
 
 class LanguageModel(nn.Module):
@@ -29,7 +31,7 @@ class LanguageModel(nn.Module):
         learned = model.position_embedding == "learned"
         self.gpt = _MaskedVocabGPT(
             config,
-            block_spec(model),
+            block_spec(model, groups, config),
             vocab_size=model.padded_vocab_size(groups.layout.tensor),
             max_sequence_length=model.max_sequence_length,
             position_embedding_type="learned_absolute" if learned else "rope",
@@ -37,6 +39,8 @@ class LanguageModel(nn.Module):
             share_embeddings_and_output_weights=model.tie_embeddings,
         )
         self.gpt.mask_vocab_from(model.vocab_size)
+        if slot := norm_slots(model, groups).get(Site("embedding")):
+            norm_output(self.gpt.embedding, slot.build(config))
         check_norms(self.gpt, model)
         for parameter in self.gpt.parameters():  # torch.nn.Embedding, which holds learned positions, ignores params_dtype
             if parameter.dtype != config.params_dtype:

@@ -1,4 +1,4 @@
-"""The Megatron-core spec of our model: stock parallel layers, our core attention, our norm at all five places.
+"""The Megatron-core spec of our model: stock parallel layers, our core attention, our norm at every place.
 
 A spec that leaves a norm slot open is filled by Megatron-core with Transformer Engine's, Apex's or PyTorch's norm, without
 a word; the final norm of a bare layer spec always is. So every slot is named here, and :func:`check_norms` looks at what
@@ -7,7 +7,7 @@ was built.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
@@ -23,31 +24,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import nn
 
-from ..norms.config import NormConfig
+from ..norms.site import Site
 from ..parallel.config import Layout, Precision
+from ..parallel.groups import Groups
 from .attention import CoreAttention
 from .config import ModelConfig
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a norm stands: a name of ``model.config.SITES``, and the layer (from 0), None for the final norm."""
-
-    name: str
-    layer: int | None
-
-    def __str__(self) -> str:
-        return self.name if self.layer is None else f"layers.{self.layer}.{self.name}"
-
-
-class NormAtSite:
-    """Megatron-core's builder of one norm. A class, because ``build_module`` calls nothing else; it returns the norm."""
-
-    def __new__(cls, *, config: TransformerConfig, hidden_size: int, eps: float, norm: NormConfig, site: Site) -> nn.Module:  # type: ignore[misc]
-        own_heads_only = site.name in ("q", "k") and config.tensor_model_parallel_size > 1
-        module = norm.build(hidden_size, config=config, partial_over_tensor_parallel=own_heads_only)
-        module.site = site
-        return module
+from .norm_slots import NormAtSite, NormedRowParallelLinear, NormSlot, ResidualAdd, norms_of
 
 
 def transformer_config(model: ModelConfig, layout: Layout, precision: Precision) -> TransformerConfig:
@@ -64,7 +46,7 @@ def transformer_config(model: ModelConfig, layout: Layout, precision: Precision)
         gated_linear_unit=model.activation == "swiglu",
         activation_func=F.silu if model.activation == "swiglu" else _gelu,
         add_bias_linear=model.linear_bias,
-        layernorm_epsilon=model.norm.eps,
+        layernorm_epsilon=1e-5,  # unused: every norm has its own
         hidden_dropout=model.dropout,
         attention_dropout=model.dropout,
         tensor_model_parallel_size=layout.tensor,
@@ -89,56 +71,77 @@ def transformer_config(model: ModelConfig, layout: Layout, precision: Precision)
 _gelu = partial(F.gelu, approximate="tanh")
 
 
-def block_spec(model: ModelConfig) -> TransformerBlockSubmodules:
+def block_spec(model: ModelConfig, groups: Groups, config: TransformerConfig) -> TransformerBlockSubmodules:
     """Every layer and the final norm."""
-    layers = [_layer_spec(model, layer) for layer in range(model.num_layers)]
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=_norm(model, "final", None))
+    slots = norm_slots(model, groups)
+    by_layer: list[dict[str, NormSlot]] = [{} for _ in range(model.num_layers)]
+    for site, slot in slots.items():
+        if site.layer is not None:
+            by_layer[site.layer][site.name] = slot
+    layers = [_layer_spec(model, of_layer, config) for of_layer in by_layer]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=_norm(slots.get(Site("final"))))
 
 
-def _layer_spec(model: ModelConfig, layer: int) -> ModuleSpec:
+def norm_slots(model: ModelConfig, groups: Groups) -> dict[Site, NormSlot]:
+    """What to build at every site that has a norm."""
+    full = {"q", "k"} if model.qk_norm == "full" else set()
+    return {
+        site: NormSlot(norm, site, model.norm_width(site), site.name in full, groups)
+        for site, norm in model.norm_sites().items()
+    }
+
+
+def _layer_spec(model: ModelConfig, slots: dict[str, NormSlot], config: TransformerConfig) -> ModuleSpec:
+    """One layer, from the slots of its norms by site name."""
     attention = ModuleSpec(
         module=SelfAttention,
         params={"attn_mask_type": AttnMaskType.causal},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
             core_attention=CoreAttention,
-            linear_proj=RowParallelLinear,
-            q_layernorm=_norm(model, "q", layer) if model.qk_norm else None,
-            k_layernorm=_norm(model, "k", layer) if model.qk_norm else None,
+            linear_proj=_row_parallel(slots.get("attn_sub")),
+            q_layernorm=_norm(slots.get("q")),
+            k_layernorm=_norm(slots.get("k")),
         ),
     )
-    mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear))
+    linear_fc2 = _row_parallel(slots.get("mlp_sub"))
+    mlp = ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=linear_fc2))
+    # Megatron-core builds these two without its config.
+    bda = {"config": config, "after": model.norm_placement == "post"}
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
-            input_layernorm=_norm(model, "attn_in", layer),
+            input_layernorm=_norm(slots.get("attn_in")) or IdentityOp,
             self_attention=attention,
-            self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=_norm(model, "mlp_in", layer),
+            self_attn_bda=_residual_add(slots.get("attn_out"), bda),
+            pre_mlp_layernorm=_norm(slots.get("mlp_in")) or IdentityOp,
             mlp=mlp,
-            mlp_bda=get_bias_dropout_add,
+            mlp_bda=_residual_add(slots.get("mlp_out"), bda),
         ),
     )
 
 
-def _norm(model: ModelConfig, site: str, layer: int | None) -> ModuleSpec:
-    return ModuleSpec(module=NormAtSite, params={"norm": model.norm_at(site, layer), "site": Site(site, layer)})
+def _norm(slot: NormSlot | None) -> ModuleSpec | None:
+    return slot and ModuleSpec(module=NormAtSite, params={"slot": slot})
+
+
+def _row_parallel(slot: NormSlot | None) -> ModuleSpec | type:
+    return ModuleSpec(module=NormedRowParallelLinear, params={"slot": slot}) if slot else RowParallelLinear
+
+
+def _residual_add(slot: NormSlot | None, params: dict[str, Any]) -> ModuleSpec | Callable[..., Any]:
+    return ModuleSpec(module=ResidualAdd, params={"slot": slot, **params}) if slot else get_bias_dropout_add
 
 
 def _leave(weight: Any) -> Any:
     return weight
 
 
-def norms_of(module: nn.Module) -> dict[Site, nn.Module]:
-    """Every norm that the spec built, by its site."""
-    return {child.site: child for child in module.modules() if isinstance(getattr(child, "site", None), Site)}
-
-
 def check_norms(module: nn.Module, model: ModelConfig) -> None:
     """Assert that the norms built are exactly those of the config, and that no stock norm slipped in beside them."""
     built = norms_of(module)
-    wanted = [Site(site, layer) for site, layer, _ in model.norm_sites()]
-    assert sorted(map(str, built)) == sorted(map(str, wanted)), f"norms were built at {sorted(map(str, built))}"
+    wanted = model.norm_sites()
+    assert built.keys() == wanted.keys(), f"norms were built at {sorted(map(str, built))}"
     ours = {id(child) for norm in built.values() for child in norm.modules()}
     stock = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
     strays = [name for name, child in module.named_modules() if isinstance(child, stock) and id(child) not in ours]

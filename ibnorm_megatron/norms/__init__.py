@@ -9,19 +9,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .base import Norm
     from .compression import Compression, compression_names, get_compression, register_compression
-    from .config import IBNormConfig, LayerNormConfig, NormConfig, RMSNormConfig, norm_names, parse_norm, register_norm
-    from .functional import ib_norm, layer_norm, rms_norm
-    from .modules import IBNorm, LayerNorm, Norm, RMSNorm
+    from .config import (
+        IBNormConfig,
+        LayerNormConfig,
+        NormConfig,
+        RMSNormConfig,
+        StandardizingConfig,
+        norm_names,
+        parse_norm,
+        register_norm,
+    )
+    from .functional import add_ib_norm, ib_norm, layer_norm, rms_norm
+    from .modules import IBNorm, LayerNorm, RMSNorm, StandardizingNorm
+    from .site import LAYER_SITES, MODEL_SITES, Site
 
 _HOME = {
+    "base": ["Norm"],
     "compression": ["Compression", "compression_names", "get_compression", "register_compression"],
-    "config": ["IBNormConfig", "LayerNormConfig", "NormConfig", "RMSNormConfig", "norm_names", "parse_norm", "register_norm"],
-    "functional": ["ib_norm", "layer_norm", "rms_norm"],
-    "modules": ["IBNorm", "LayerNorm", "Norm", "RMSNorm"],
+    "config": [
+        "IBNormConfig",
+        "LayerNormConfig",
+        "NormConfig",
+        "RMSNormConfig",
+        "StandardizingConfig",
+        "norm_names",
+        "parse_norm",
+        "register_norm",
+    ],
+    "functional": ["add_ib_norm", "ib_norm", "layer_norm", "rms_norm"],
+    "modules": ["IBNorm", "LayerNorm", "RMSNorm", "StandardizingNorm"],
+    "site": ["LAYER_SITES", "MODEL_SITES", "Site"],
 }
 
 __all__ = [
+    "LAYER_SITES",
+    "MODEL_SITES",
     "Compression",
     "IBNorm",
     "IBNormConfig",
@@ -31,6 +55,10 @@ __all__ = [
     "NormConfig",
     "RMSNorm",
     "RMSNormConfig",
+    "Site",
+    "StandardizingConfig",
+    "StandardizingNorm",
+    "add_ib_norm",
     "compression_names",
     "get_compression",
     "ib_norm",

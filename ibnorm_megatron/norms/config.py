@@ -17,33 +17,34 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from .compression import ALIASES, compression_names, get_compression, nearest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from .base import Norm
 
 
 class NormConfig(BaseModel):
-    """What every norm has. A kind subclasses it, adds its options and says which module it builds."""
+    """A kind of norm. It subclasses this, adds its options, and says which module it builds, of how many parameters."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
     )
 
     kind: str = Field(description="registered name of the norm")
-    eps: float = Field(1e-5, gt=0, description="added to the variance inside the root")
-    bias: bool = Field(True, description="whether there is a beta")
-    center: bool = Field(True, description="whether the row's mean is subtracted")
 
-    def module_class(self) -> type[nn.Module]:
-        """The ``nn.Module`` to build; it takes hidden_size, eps, the options by name, and the site's keywords."""
+    def module_class(self) -> type[Norm]:
+        """The layer to build; it takes hidden_size, the options by name, and the keywords of :class:`Norm`."""
         raise TypeError(f"{type(self).__name__} does not say which module it builds")
 
-    def build(self, width: int, **site: Any) -> nn.Module:
-        """Build the norm for rows of ``width``; ``site`` passes the builder's ``config`` and the gradient marks on."""
+    def build(self, width: int, **place: Any) -> Norm:
+        """Build the norm for rows of ``width``; ``place`` holds the keywords of :class:`Norm`."""
         options = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
-        return self.module_class()(width, **options, **site)
+        return self.module_class()(width, **options, **place)
 
     def num_params(self, width: int) -> int:
-        """Parameters of one norm of this width."""
-        return width * (2 if self.bias else 1)
+        """Parameters of one norm of this width, over all ranks."""
+        raise TypeError(f"{type(self).__name__} does not say how many parameters it has")
+
+    def at_embedding(self) -> NormConfig | None:
+        """The norm that stands behind the embedding where this one is the model's default; most want none there."""
+        return None
 
     def label(self) -> str:
         """A short name for tables and pictures: the kind and every option that is not its default."""
@@ -57,6 +58,17 @@ class NormConfig(BaseModel):
             if option not in hidden and getattr(self, option) != getattr(default, option)
         ]
         return f"{name}({', '.join(changed)})" if changed else name
+
+
+class StandardizingConfig(NormConfig):
+    """A norm that divides by a root, with gain and perhaps bias."""
+
+    eps: float = Field(1e-5, gt=0, description="added to the variance inside the root")
+    bias: bool = Field(True, description="whether there is a beta")
+    center: bool = Field(True, description="whether the row's mean is subtracted")
+
+    def num_params(self, width: int) -> int:
+        return width * (2 if self.bias else 1)
 
 
 Kind = TypeVar("Kind", bound=type[NormConfig])
@@ -85,31 +97,44 @@ def register_norm(name: str) -> Callable[[Kind], Kind]:
     return register
 
 
+@register_norm("none")
+class NoNormConfig(NormConfig):
+    """No norm at this site."""
+
+    def module_class(self) -> type[Norm]:
+        from .modules import NoNorm
+
+        return NoNorm
+
+    def num_params(self, width: int) -> int:
+        return 0
+
+
 @register_norm("layernorm")
-class LayerNormConfig(NormConfig):
+class LayerNormConfig(StandardizingConfig):
     """LayerNorm, arXiv 1607.06450."""
 
-    def module_class(self) -> type[nn.Module]:
+    def module_class(self) -> type[Norm]:
         from .modules import LayerNorm
 
         return LayerNorm
 
 
 @register_norm("rmsnorm")
-class RMSNormConfig(NormConfig):
+class RMSNormConfig(StandardizingConfig):
     """RMSNorm, arXiv 1910.07467."""
 
     bias: bool = False
     center: bool = False
 
-    def module_class(self) -> type[nn.Module]:
+    def module_class(self) -> type[Norm]:
         from .modules import RMSNorm
 
         return RMSNorm
 
 
 @register_norm("ibnorm")
-class IBNormConfig(NormConfig):
+class IBNormConfig(StandardizingConfig):
     """IBNorm, arXiv 2510.25262; the formulas are those of :mod:`ibnorm_megatron.norms.compression`."""
 
     compression: str = Field("log", description="registered name of the bounded compression")
@@ -130,7 +155,7 @@ class IBNormConfig(NormConfig):
             )
         return self
 
-    def module_class(self) -> type[nn.Module]:
+    def module_class(self) -> type[Norm]:
         from .modules import IBNorm
 
         return IBNorm

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .compression import Compression
 from .eager import EagerIBNorm
+from .kernels import has_kernel
+from .kernels.ops import fused_add_norm, fused_norm
 from .plan import Form, Plan, Scale
 from .sharded import ShardedIBNorm
+
+_TRITON = find_spec("triton") is not None
 
 
 def ib_norm(
@@ -54,43 +62,125 @@ def ib_norm(
 
     Source: arXiv 2510.25262 (compress, standardize, affine); the compressions' formulas are this project's reading.
     """
+    _check(x, weight, bias)
+    return _dispatch(x, weight, bias, Plan.of(compression, lam, eps, scale, form, center), process_group)
+
+
+def add_ib_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    compression: str | Compression = "log",
+    lam: float = 4.0,
+    eps: float = 1e-5,
+    scale: Scale = "absolute",
+    form: Form = "unit_slope",
+    center: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Add x to the residual stream and norm the sum: the new stream ``s = x + residual`` and ``ib_norm(s, ...)``.
+
+    What stands between two sub-layers of a pre-norm block; where it is fused, s is written once and not read again. With
+    ``compression="identity"`` it is LayerNorm of the sum, and RMSNorm with ``center=False`` as well.
+
+    Args:
+        x: ``[..., d]``, a sub-layer's output.
+        residual: the stream before it, of x's shape and type.
+        weight, bias, compression, lam, eps, scale, form, center: as for :func:`ib_norm`.
+
+    Returns:
+        y and s, each of x's shape and type.
+
+    Raises:
+        ValueError: as :func:`ib_norm`, or x and residual differ in shape or type.
+    """
+    _check(x, weight, bias)
+    if residual.shape != x.shape or residual.dtype != x.dtype:
+        found = f"{tuple(residual.shape)} and type {residual.dtype}"
+        raise ValueError(f"residual has shape {found}: x needs {tuple(x.shape)} and {x.dtype}")
+    plan = Plan.of(compression, lam, eps, scale, form, center)
+    if _runs_fused(x, plan):
+        return fused_add_norm(x, residual, weight, bias, plan)
+    stream = x + residual
+    return _dispatch(stream, weight, bias, plan, None), stream
+
+
+def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     if x.dim() == 0 or not x.is_floating_point():
         raise ValueError(f"x has shape {tuple(x.shape)} and type {x.dtype}: it must be a floating tensor of shape [..., d]")
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and parameter.shape != x.shape[-1:]:
             raise ValueError(f"{name} has shape {tuple(parameter.shape)}: x of shape {tuple(x.shape)} needs ({x.shape[-1]},)")
-    plan = Plan.of(compression, lam, eps, scale, form, center)
-    return _dispatch(x, weight, bias, plan, process_group)
 
 
 def _dispatch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, process_group: dist.ProcessGroup | None
 ) -> Tensor:
-    """Pick the implementation. A fused kernel joins here, and nowhere else."""
+    """Pick the implementation: fused kernels or plain PyTorch, for a whole row or for a rank's slice of it."""
     if process_group is not None:
+        if _runs_fused(x, plan):
+            from .kernels.sharded import FusedShardedIBNorm  # imports Triton
+
+            return FusedShardedIBNorm.apply(x, weight, bias, plan, process_group)
         return ShardedIBNorm.apply(x, weight, bias, plan, process_group)
+    if _runs_fused(x, plan):
+        return fused_norm(x, weight, bias, plan)
     return EagerIBNorm.apply(x, weight, bias, plan)
 
 
-def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def _runs_fused(x: Tensor, plan: Plan) -> bool:
+    """Whether a kernel takes x: on a GPU, in bf16, fp16 or fp32, with Triton there and a kernel for the compression.
+
+    On a GPU, what stands in its way is said once: it costs a multiple of the time. torch.compile, which cannot trace a
+    warning without a break, makes kernels of its own from the eager form.
+    """
+    if not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+        return False
+    if not _TRITON:
+        obstacle = "Triton is not installed: norms run as eager PyTorch on this GPU, several times slower"
+    elif not has_kernel(plan.compression):
+        obstacle = f"the compression {plan.compression.name!r} has no fused kernel: its norms run as eager PyTorch, slower"
+    else:
+        return True
+    if not torch.compiler.is_compiling():
+        _warn_once(obstacle)
+    return False
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, process_group: dist.ProcessGroup | None = None
+) -> Tensor:
     """LayerNorm (arXiv 1607.06450), y = gamma (x - mean(x)) / sqrt(var(x) + eps) + beta, with float32 statistics.
 
-    x is ``[..., d]``, weight and bias ``[d]`` or None; returns x's shape and type.
+    x is ``[..., d]``, weight and bias ``[d]`` or None; returns x's shape and type. ``process_group`` as in :func:`ib_norm`.
     """
+    if x.is_cuda or process_group is not None:
+        plan = Plan.of("identity", 1.0, eps, "absolute", "literal", center=True)
+        if process_group is not None or _runs_fused(x, plan):
+            return _dispatch(x, weight, bias, plan, process_group)
     if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
         # On a CPU PyTorch adds up dgamma and dbeta over the rows in x's type: 5 % off after 4,096 rows of bf16.
         return torch.nn.functional.layer_norm(x.float(), x.shape[-1:], _float(weight), _float(bias), eps).to(x.dtype)
     return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def rms_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, process_group: dist.ProcessGroup | None = None
+) -> Tensor:
     """RMSNorm (arXiv 1910.07467), y = gamma x / sqrt(mean(x^2) + eps) + beta, with float32 statistics.
 
-    x is ``[..., d]``, weight and bias ``[d]`` or None; returns x's shape and type.
+    x is ``[..., d]``, weight and bias ``[d]`` or None; returns x's shape and type. ``process_group`` as in :func:`ib_norm`.
     """
-    if bias is None:  # PyTorch's own is the faster one: fused on a GPU, 1.3x ahead of the closed form on a CPU
-        return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
-    return _dispatch(x, weight, bias, Plan.of("identity", 1.0, eps, "absolute", "literal", center=False), None)
+    plan = Plan.of("identity", 1.0, eps, "absolute", "literal", center=False)
+    if process_group is None and bias is None and not _runs_fused(x, plan):
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps)  # without a kernel 1.3x ahead of the closed form
+    return _dispatch(x, weight, bias, plan, process_group)
 
 
 def _float(parameter: Tensor | None) -> Tensor | None:

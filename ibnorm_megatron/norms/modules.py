@@ -1,76 +1,65 @@
-"""The norm layers, as Megatron-core builds them: called with keywords ``config``, ``hidden_size`` and ``eps``."""
+"""The norm layers that standardize, as Megatron-core builds them: called with keywords ``config``, ``hidden_size``, ``eps``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .base import Norm
 from .functional import ib_norm, layer_norm, rms_norm
 from .plan import Form, Scale
 
 
-class Norm(nn.Module):
-    """A norm over the last dimension with an affine part; subclasses write ``forward``.
+class StandardizingNorm(Norm):
+    """A norm that divides a row by a root, then applies gain and bias; subclasses write ``forward``.
 
     Args:
         hidden_size: d, the width of a row.
         eps: added to the variance (or mean square) inside the root.
-        config: the Megatron ``TransformerConfig`` that the builder passes; its ``params_dtype`` types the parameters
-            and its ``sequence_parallel`` says that each rank sees only a part of the tokens.
         bias: whether there is a beta.
         center: whether the row's mean is subtracted.
-        partial_over_tensor_parallel: true where the norm is applied to a rank's own heads only (q and k norms).
-
-    The parameters are replicated over the tensor-parallel group. Where a rank's gradient covers only its share of the
-    tokens or heads, the parameter carries a mark for whoever sums gradients: ``sequence_parallel`` (Megatron's own) or
-    ``partial_over_tensor_parallel``. A norm never sets ``tensor_model_parallel``: that would count it once per rank
-    in the gradient norm.
+        place: the keywords of :class:`Norm`.
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        eps: float = 1e-5,
-        *,
-        config: Any = None,
-        bias: bool,
-        center: bool,
-        partial_over_tensor_parallel: bool = False,
-    ) -> None:
-        super().__init__()
-        dtype = getattr(config, "params_dtype", None)
-        self.hidden_size, self.eps, self.center = hidden_size, eps, center
-        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=dtype))
-        self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=dtype)) if bias else None
-        for parameter in self.parameters():
-            parameter.sequence_parallel = bool(getattr(config, "sequence_parallel", False))
-            parameter.partial_over_tensor_parallel = partial_over_tensor_parallel
+    def __init__(self, hidden_size: int, eps: float = 1e-5, *, bias: bool, center: bool, **place: Any) -> None:
+        super().__init__(hidden_size, **place)
+        self.eps, self.center = eps, center
+        self.weight = self.vector(1.0)
+        self.bias = self.vector(0.0) if bias else None
 
     def extra_repr(self) -> str:
-        return f"{self.hidden_size}, eps={self.eps}, bias={self.bias is not None}, center={self.center}"
+        return f"{super().extra_repr()}, eps={self.eps}, bias={self.bias is not None}, center={self.center}"
 
 
-class LayerNorm(Norm):
+class NoNorm(Norm):
+    """The identity, for a site without a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x
+
+
+class LayerNorm(StandardizingNorm):
     """LayerNorm (Ba, Kiros & Hinton, arXiv 1607.06450), with or without bias; without centring it is RMSNorm."""
 
-    def __init__(self, hidden_size: int, eps: float = 1e-5, *, bias: bool = True, center: bool = True, **site: Any) -> None:
-        super().__init__(hidden_size, eps, bias=bias, center=center, **site)
+    def __init__(self, hidden_size: int, eps: float = 1e-5, *, bias: bool = True, center: bool = True, **place: Any) -> None:
+        super().__init__(hidden_size, eps, bias=bias, center=center, **place)
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]`` to the same shape and type."""
-        return (layer_norm if self.center else rms_norm)(x, self.weight, self.bias, self.eps)
+        norm = layer_norm if self.center else rms_norm
+        return norm(x, self.weight, self.bias, self.eps, self.process_group)
 
 
 class RMSNorm(LayerNorm):
     """RMSNorm (Zhang & Sennrich, arXiv 1910.07467): LayerNorm with neither centring nor bias, unless asked for."""
 
-    def __init__(self, hidden_size: int, eps: float = 1e-5, *, bias: bool = False, center: bool = False, **site: Any) -> None:
-        super().__init__(hidden_size, eps, bias=bias, center=center, **site)
+    def __init__(self, hidden_size: int, eps: float = 1e-5, *, bias: bool = False, center: bool = False, **place: Any) -> None:
+        super().__init__(hidden_size, eps, bias=bias, center=center, **place)
 
 
-class IBNorm(Norm):
+class IBNorm(StandardizingNorm):
     """IBNorm (arXiv 2510.25262): compress toward the mean, standardize, affine; see :func:`ib_norm` for the formula."""
 
     def __init__(
@@ -84,9 +73,9 @@ class IBNorm(Norm):
         form: Form = "unit_slope",
         bias: bool = True,
         center: bool = True,
-        **site: Any,
+        **place: Any,
     ) -> None:
-        super().__init__(hidden_size, eps, bias=bias, center=center, **site)
+        super().__init__(hidden_size, eps, bias=bias, center=center, **place)
         self.compression, self.lam, self.scale, self.form = compression, lam, scale, form
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,6 +90,7 @@ class IBNorm(Norm):
             scale=self.scale,
             form=self.form,
             center=self.center,
+            process_group=self.process_group,
         )
 
     def extra_repr(self) -> str:

@@ -35,7 +35,7 @@ def run_identity(config: Config, manifest: Manifest, world_size: int) -> dict[st
     """Layout, hashes, seed and sizes of a run: what stays the same wherever it goes on. Imports no torch."""
     layout, train = config.parallel, config.train
     return {
-        "norm": config.model.norm.label(),
+        "norm": config.model.norm_label(),
         "seed": train.seed,
         "layout": {
             "world_size": world_size,

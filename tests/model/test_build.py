@@ -11,8 +11,9 @@ from megatron.core import parallel_state
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.model.attention import CoreAttention
 from ibnorm_megatron.model.language_model import LanguageModel
-from ibnorm_megatron.model.spec import Site, check_norms, norms_of, transformer_config
-from ibnorm_megatron.norms import IBNorm
+from ibnorm_megatron.model.norm_slots import norms_of
+from ibnorm_megatron.model.spec import check_norms, transformer_config
+from ibnorm_megatron.norms import IBNorm, Site
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 
@@ -36,7 +37,7 @@ def _config(*overrides: str, name: str = "tiny_llama") -> Config:
 def test_our_norm_is_at_all_five_places(name: str) -> None:
     module = _build(_config("model.norm=ibnorm_log", "model.qk_norm=true", name=name))
     norms = norms_of(module)
-    expected = {Site(site, layer) for layer in range(2) for site in ("attn_in", "q", "k", "mlp_in")} | {Site("final", None)}
+    expected = {Site(site, layer) for layer in range(2) for site in ("attn_in", "q", "k", "mlp_in")} | {Site("final")}
     assert set(norms) == expected
     assert all(type(norm) is IBNorm for norm in norms.values())
     layer = module.gpt.decoder.layers[1]
@@ -44,7 +45,7 @@ def test_our_norm_is_at_all_five_places(name: str) -> None:
     assert layer.self_attention.q_layernorm is norms[Site("q", 1)]
     assert layer.self_attention.k_layernorm is norms[Site("k", 1)]
     assert layer.pre_mlp_layernorm is norms[Site("mlp_in", 1)]
-    assert module.gpt.decoder.final_layernorm is norms[Site("final", None)]
+    assert module.gpt.decoder.final_layernorm is norms[Site("final")]
 
 
 def test_a_stray_norm_is_noticed() -> None:

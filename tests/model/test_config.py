@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 
 from ibnorm_megatron.config import load_config
 from ibnorm_megatron.model.language_model import LanguageModel
-from ibnorm_megatron.model.spec import norms_of
+from ibnorm_megatron.model.norm_slots import norms_of
 from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 
 #: Published sizes. LLaMA: GaLore's series (arXiv 2403.03507), OpenLLaMA 3B, LLaMA 7B and 13B (arXiv 2302.13971), Llama 3

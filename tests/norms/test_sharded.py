@@ -10,3 +10,7 @@ from ..distributed import torchrun
 @pytest.mark.parametrize("processes", [2, 3])
 def test_equals_the_whole_row_with_two_collectives_forward_and_one_backward(processes: int) -> None:
     torchrun(processes, "-m", "tests.workers.sharded_norm")
+
+
+def test_fused_stages_equal_the_whole_row_with_as_many_collectives() -> None:
+    torchrun(2, "-m", "tests.workers.sharded_norm", "fused")

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from ..conftest import VOCABULARY
-from ..distributed import torchrun
+from .comparing import GRADIENT_BOUND, LOSS_BOUND, case, gradient_differences, loss_difference, run_cases
 
 STEPS = 20
 
 #: Many micro-batches in low precision: what is lost where gradients are added up in that precision shows here.
 MANY_BF16 = ["train.precision=bf16", "train.micro_batch_size=1"]
 
-# Seen on two x86 cores: losses 7e-7 apart, gradients 1.6e-6 of their norm. Another order of summation is 1e-7 relative an
-# operation; a missing or doubled sum is 1e-3 and more (the last tests below). The learning rate is moderate: a loss
-# responds to the weights' differences in proportion to its gradient, so a run that leaps amplifies rounding.
-LOSS_BOUND, GRADIENT_BOUND = 2e-6, 5e-6
 ZERO_BOUND = 1e-5
-
-
-def _case(config: str, data: Path, runs: Path, name: str, *overrides: str) -> list[str]:
-    common = [
-        f"data.path={data}", f"run.dir={runs / name}", f"model.vocab_size={VOCABULARY}", f"train.steps={STEPS}",
-        "train.precision=fp32", "train.lr=1e-3", "log.console=false",
-    ]  # fmt: skip
-    return [f"configs/{config}.yaml", *common, *overrides]
-
-
-def _run(folder: Path, processes: int, cases: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    path = folder / f"cases{processes}.json"
-    path.write_text(json.dumps(cases))
-    torchrun(processes, "-m", "tests.workers.layouts", path, folder, timeout=600)
-    return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in cases}
 
 
 @pytest.fixture(scope="module")
@@ -69,25 +47,12 @@ def results(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[st
     found = {}
     for processes, of_size in layouts.items():
         cases = {
-            f"{model}-{layout}": _case(config, prepared, folder, f"{model}-{layout}", *options, *overrides)
+            f"{model}-{layout}": case(config, prepared, folder, f"{model}-{layout}", *options, *overrides, steps=STEPS)
             for model, (config, *options) in models.items()
             for layout, overrides in of_size.items()
         }
-        found.update(_run(folder, processes, cases))
+        found.update(run_cases(folder, processes, cases))
     return found
-
-
-def _loss_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """Largest difference of two loss curves."""
-    assert len(a["losses"]) == len(b["losses"]) == STEPS
-    return max(abs(x - y) for x, y in zip(a["losses"], b["losses"], strict=True))
-
-
-def _gradient_differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, float]:
-    assert a["gradients"].keys() == b["gradients"].keys()
-    return {
-        name: float((gradient - b["gradients"][name]).norm() / gradient.norm()) for name, gradient in a["gradients"].items()
-    }
 
 
 @pytest.mark.slow
@@ -95,10 +60,10 @@ def _gradient_differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, flo
 @pytest.mark.parametrize("layout", ["tp2", "tp2sp", "tp2sp-accumulated"])
 def test_tensor_parallel_equals_one_process(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
     one, split = results[f"{model}-one"], results[f"{model}-{layout}"]
-    differences = _gradient_differences(one, split)
+    differences = gradient_differences(one, split)
     worst = max(differences, key=differences.__getitem__)
-    print(f"{model} {layout}: loss {_loss_difference(one, split):.1e}, gradient {differences[worst]:.1e} ({worst})")
-    assert _loss_difference(one, split) <= LOSS_BOUND
+    print(f"{model} {layout}: loss {loss_difference(one, split):.1e}, gradient {differences[worst]:.1e} ({worst})")
+    assert loss_difference(one, split) <= LOSS_BOUND
     assert differences[worst] <= GRADIENT_BOUND, worst
     assert split["replica_spread"] == 0.0, "a weight that all tensor ranks hold has drifted apart"
 
@@ -111,10 +76,10 @@ def test_tensor_parallel_equals_one_process(results: dict[str, dict[str, Any]], 
 def test_every_zero_stage_gives_the_same_curve(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
     one, sharded = results[f"{model}-one"], results[f"{model}-{layout}"]
     norms = abs(one["norms"][0] - sharded["norms"][0]) / one["norms"][0]
-    differences = _gradient_differences(one, sharded)
+    differences = gradient_differences(one, sharded)
     worst = max(differences, key=differences.__getitem__)
-    print(f"{model} {layout}: loss {_loss_difference(one, sharded):.1e}, norm {norms:.1e}, gradient {differences[worst]:.1e}")
-    assert _loss_difference(one, sharded) <= ZERO_BOUND
+    print(f"{model} {layout}: loss {loss_difference(one, sharded):.1e}, norm {norms:.1e}, gradient {differences[worst]:.1e}")
+    assert loss_difference(one, sharded) <= ZERO_BOUND
     assert norms <= GRADIENT_BOUND
     assert differences[worst] <= GRADIENT_BOUND, worst
     assert sharded["replica_spread"] == 0.0
@@ -124,7 +89,7 @@ def test_every_zero_stage_gives_the_same_curve(results: dict[str, dict[str, Any]
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bf16_gradients_are_added_up_in_float32(results: dict[str, dict[str, Any]], model: str, stage: int) -> None:
-    differences = _gradient_differences(results[f"{model}-one-bf16"], results[f"{model}-dp2-zero{stage}-bf16"])
+    differences = gradient_differences(results[f"{model}-one-bf16"], results[f"{model}-dp2-zero{stage}-bf16"])
     assert max(differences.values()) <= 1e-6
 
 
@@ -133,7 +98,7 @@ def test_bf16_gradients_are_added_up_in_float32(results: dict[str, dict[str, Any
 @pytest.mark.parametrize("layout", ["tp2-dropout", "tp2sp-dropout"])
 def test_dropout_keeps_the_replicas_equal(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
     dropped = results[f"{model}-{layout}"]
-    assert _loss_difference(results[f"{model}-one"], dropped) > 1e-3, "nothing was dropped"
+    assert loss_difference(results[f"{model}-one"], dropped) > 1e-3, "nothing was dropped"
     assert dropped["replica_spread"] == 0.0
     assert dropped["losses"][-1] < dropped["losses"][0] - 0.5
 
@@ -142,7 +107,7 @@ def test_dropout_keeps_the_replicas_equal(results: dict[str, dict[str, Any]], mo
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
 def test_a_missing_sum_is_far_outside_the_bounds(results: dict[str, dict[str, Any]], model: str) -> None:
     one, unsummed = results[f"{model}-one"], results[f"{model}-tp2sp-unsummed"]
-    wrong = {name for name, difference in _gradient_differences(one, unsummed).items() if difference > 1e-3}
+    wrong = {name for name, difference in gradient_differences(one, unsummed).items() if difference > 1e-3}
     assert wrong, "dropping the sum changed nothing, so the tests above see nothing"
     assert all("norm" in name or "linear_proj.bias" in name or "linear_fc2.bias" in name for name in wrong)
     assert unsummed["replica_spread"] > 1e-5

@@ -19,7 +19,7 @@ from torch import nn
 
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.data.manifest import read_manifest
-from ibnorm_megatron.model.spec import norms_of
+from ibnorm_megatron.model.norm_slots import norms_of
 from ibnorm_megatron.parallel import engine
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.parallel.sharding import Sharding, gather
@@ -29,6 +29,9 @@ from ibnorm_megatron.train.run import build_trainer
 
 #: In a case's overrides: leave partial gradients as they are, so that the test can see what it would have missed.
 WITHOUT_SUM = "without-sum"
+
+#: In a case's overrides, with a name: start from the logical weights that this earlier case ended with.
+FROM = "from="
 
 
 @contextmanager
@@ -48,16 +51,23 @@ def main() -> None:
     out, world = Path(sys.argv[2]), World.from_environment()
     with process_group(world):
         for name, overrides in cases.items():
-            wrong = [override for override in overrides if override == WITHOUT_SUM]
-            config = load_config(overrides[0], [o for o in overrides[1:] if o not in wrong], world_size=world.size)
-            with model_parallel(config.parallel, config.train.seed) as groups, _mistaken(bool(wrong)):
-                result = _train(config, groups)
+            ours = [o for o in overrides if o == WITHOUT_SUM or o.startswith(FROM)]
+            config = load_config(overrides[0], [o for o in overrides[1:] if o not in ours], world_size=world.size)
+            before = [torch.load(out / f"{o.removeprefix(FROM)}.pt", weights_only=True) for o in ours if o.startswith(FROM)]
+            with model_parallel(config.parallel, config.train.seed) as groups, _mistaken(WITHOUT_SUM in ours):
+                result = _train(config, groups, before[0]["weights"] if before else None)
             if world.rank == 0:
                 torch.save(result, out / f"{name}.pt")
+            dist.barrier()
 
 
-def _train(config: Config, groups: Groups) -> dict[str, Any]:
-    trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups, prepare_module=_disturb_norms)
+def _train(config: Config, groups: Groups, weights: dict[str, torch.Tensor] | None) -> dict[str, Any]:
+    def prepare(module: nn.Module) -> None:
+        _disturb_norms(module, config, groups)
+        if weights:
+            _start_from(weights, module, config, groups)
+
+    trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups, prepare_module=prepare)
     module = trainer.engine.module
     recorder = _Recorder()
     trainer.callbacks = [recorder]
@@ -75,6 +85,7 @@ def _train(config: Config, groups: Groups) -> dict[str, Any]:
         "losses": [record["loss"] for record in recorder.records],
         "norms": [record["grad_norm"] for record in recorder.records],
         "gradients": gradients,
+        "weights": _logical_weights(module, config, groups),
         "replica_spread": _replica_spread(module, config, groups),
     }
     trainer.engine.close()
@@ -89,13 +100,35 @@ class _Recorder(Callback):
         self.records.append(record)
 
 
-def _disturb_norms(module: nn.Module) -> None:
+def _disturb_norms(module: nn.Module, config: Config, groups: Groups) -> None:
     """Gains of exactly 1 would hide a gain that is applied twice or to the wrong channel."""
     with torch.no_grad():
         for site, norm in norms_of(module).items():
             generator = torch.Generator().manual_seed(len(str(site)) + 31 * (site.layer or 0))
             for parameter in norm.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter), alpha=0.1)
+                sharding = Sharding.of(parameter, config.parallel.tensor, config.model.vocab_size)
+                noise = sharding.take(
+                    torch.randn(sharding.shape, generator=generator), groups.tensor_rank, config.parallel.tensor
+                )
+                parameter.add_(noise.to(parameter), alpha=0.1)
+
+
+def _start_from(weights: dict[str, torch.Tensor], module: nn.Module, config: Config, groups: Groups) -> None:
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            sharding = Sharding.of(parameter, config.parallel.tensor, config.model.vocab_size)
+            parameter.copy_(sharding.take(weights[name], groups.tensor_rank, config.parallel.tensor))
+
+
+def _logical_weights(module: nn.Module, config: Config, groups: Groups) -> dict[str, torch.Tensor]:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights = {}
+    for name, parameter in module.named_parameters():
+        full = parameter.detach() if config.parallel.zero_stage == 0 else safe_get_full_fp32_param(parameter)
+        sharding = Sharding.of(parameter, config.parallel.tensor, config.model.vocab_size)
+        weights[name] = gather(full, sharding, groups.tensor).clone()
+    return weights
 
 
 def _logical_gradients(module: nn.Module, config: Config, groups: Groups) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ class Console(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         train = trainer.config.train
-        norm = trainer.config.model.norm.label()
+        norm = trainer.config.model.norm_label()
         self._progress = Progress(norm, train.steps, done=trainer.state.step, unit="steps", visible=trainer.groups.first)
         self._progress.start()
         if trainer.state.step:

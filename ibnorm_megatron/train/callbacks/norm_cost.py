@@ -11,7 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...data.dataset import Loader
-from ...model.spec import Site, norms_of
+from ...model.norm_slots import norms_of
+from ...model.spec import norm_slots
+from ...norms.site import Site
 from ...parallel.cpu_compat import device, on_gpu
 from .base import Callback
 
@@ -36,9 +38,10 @@ class NormCost(Callback):
         if trainer.state.step < trainer.config.train.steps:
             return
         inputs = self._inputs(trainer)
+        slots = norm_slots(trainer.config.model, trainer.groups)
         seconds = 0.0
         for site, x in inputs.items():
-            norm = trainer.config.model.norm_at(site.name, site.layer).build(x.shape[-1]).to(x)
+            norm = slots[site].build(trainer.engine.module.gpt.config).to(x)
             seconds += _seconds(norm, x)
         seconds *= trainer.config.train.micro_batches(trainer.groups.data_size)
         slowest = torch.tensor(seconds, dtype=torch.float64, device=device())

@@ -54,7 +54,7 @@ class Summary(Callback):
             summary.update({key: value for key, value in evaluations[-1].items() if key != "step"})
         summary.update(
             status="complete" if trainer.state.step == config.train.steps else "stopped",
-            norm=config.model.norm.label(),
+            norm=config.model.norm_label(),
             step=trainer.state.step,
             tokens=trainer.state.tokens,
             unigram_entropy=trainer.manifest.unigram_entropy,

@@ -1,0 +1,84 @@
+"""What every norm layer has: a width, a place in the model, and parameters that say how they are spread over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .site import Site
+
+
+class Norm(nn.Module):
+    """A norm over the last dimension. A subclass makes its parameters by :meth:`vector` and :meth:`scalar`.
+
+    Args:
+        hidden_size: d, the width of a whole row.
+        config: the Megatron ``TransformerConfig`` that the builder passes; its ``params_dtype`` types the parameters
+            and its ``sequence_parallel`` says that each rank sees only a part of the tokens.
+        site: where in the model the norm stands, or None outside one.
+        process_group: given, a rank holds an equal slice of every row: of d / size columns.
+        partial_over_tensor_parallel: true where the norm is applied to a rank's own heads only (q and k, per head).
+        token_groups: groups over whose ranks the tokens of a step are spread, for norms with statistics over tokens.
+
+    Parameters are replicated over the tensor-parallel group, or sharded over ``process_group``. Where a rank's gradient
+    of a replicated one covers only its share of the tokens, heads or columns, the parameter carries a mark for whoever
+    sums gradients: ``sequence_parallel`` (Megatron's own) or ``partial_over_tensor_parallel``. A replicated parameter
+    never has ``tensor_model_parallel`` set, which would count it once per rank in the gradient norm; a sharded one has.
+
+    Raises:
+        ValueError: the row cannot be cut into equal slices.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        config: Any = None,
+        site: Site | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        partial_over_tensor_parallel: bool = False,
+        token_groups: Sequence[dist.ProcessGroup] = (),
+    ) -> None:
+        super().__init__()
+        ranks = dist.get_world_size(process_group) if process_group is not None else 1
+        if hidden_size % ranks:
+            raise ValueError(f"a row of {hidden_size} columns cannot be sharded over {ranks} ranks: the slices would differ")
+        self.hidden_size, self.local_size = hidden_size, hidden_size // ranks
+        self.site, self.process_group, self.token_groups = site, process_group, tuple(token_groups)
+        self._dtype: torch.dtype | None = getattr(config, "params_dtype", None)
+        self._sequence_parallel = bool(getattr(config, "sequence_parallel", False))
+        self._own_heads = partial_over_tensor_parallel
+
+    def vector(self, value: float) -> nn.Parameter:
+        """A parameter of one number a column, all equal to ``value``: ``[d]``, or this rank's slice of it."""
+        parameter = nn.Parameter(torch.full((self.local_size,), value, dtype=self._dtype))
+        if self.process_group is not None:
+            parameter.tensor_model_parallel, parameter.partition_dim, parameter.partition_stride = True, 0, 1
+        else:
+            self._mark(parameter, self._own_heads)
+        return parameter
+
+    def scalar(self, value: float) -> nn.Parameter:
+        """A parameter of one number, ``[1]``, which every rank holds."""
+        parameter = nn.Parameter(torch.full((1,), value, dtype=self._dtype))
+        self._mark(parameter, self._own_heads or self.process_group is not None)
+        return parameter
+
+    def _mark(self, parameter: nn.Parameter, partial: bool) -> None:
+        # A norm over sharded columns sees every token, sequence parallelism or not; and one sum is enough.
+        parameter.sequence_parallel = self._sequence_parallel and not partial
+        parameter.partial_over_tensor_parallel = partial
+
+    def set_step(self, done: int, steps: int) -> None:
+        """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x ``[..., d]``, or this rank's columns of it, to the same shape and type."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return str(self.hidden_size)

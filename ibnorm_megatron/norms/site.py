@@ -1,0 +1,31 @@
+"""Where norms may stand in a decoder-only transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Sites of a layer in the order data meets them: before attention; on queries and keys; on attention's output before its
+#: projection; on what the projection gives; and the same around the MLP's down-projection.
+LAYER_SITES = ("attn_in", "q", "k", "attn_sub", "attn_out", "mlp_in", "mlp_sub", "mlp_out")
+
+#: Sites outside the layers: behind the embedding, and before the output head.
+MODEL_SITES = ("embedding", "final")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place for one norm.
+
+    Attributes:
+        name: of :data:`LAYER_SITES` or :data:`MODEL_SITES`.
+        layer: counts from 0; None outside the layers.
+    """
+
+    name: str
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        assert self.name in (MODEL_SITES if self.layer is None else LAYER_SITES), self
+
+    def __str__(self) -> str:
+        return self.name if self.layer is None else f"layers.{self.layer}.{self.name}"

@@ -1,0 +1,76 @@
+"""Norms at every site and placement: tensor parallelism changes nothing, and sharded norm weights move between layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .comparing import GRADIENT_BOUND, LOSS_BOUND, case, gradient_differences, loss_difference, run_cases
+
+STEPS = 8
+
+#: Between them they have a norm at every site, sharded and not, in every placement.
+MODELS = {
+    "sub": [
+        "tiny_llama",
+        "model.norm={default: ibnorm_log, embedding: layernorm, layers.1.attn_sub: {kind: ibnorm_tanh, scale: relative}}",
+        "model.norm_placement=sub",
+        "model.qk_norm=full",
+    ],
+    "peri": ["tiny_gpt2", "model.norm={default: ibnorm_tanh, mlp_sub: rmsnorm}", "model.norm_placement=peri"],
+    "post": ["tiny_llama", "model.norm={default: layernorm, attn_sub: layernorm}", "model.norm_placement=post"],
+    "output": ["tiny_llama", "model.norm=rmsnorm", "model.norm_placement=output", "model.qk_norm=full"],
+}
+LAYOUTS = {
+    "tp2": ["parallel.tensor=2", "parallel.zero_stage=0"],
+    "tp2sp": ["parallel.tensor=2", "parallel.sequence=true", "parallel.zero_stage=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[str, dict[str, Any]]:
+    """Every model in every layout, by name: MODEL-LAYOUT; and SUB models that go on, for one step, from others' weights."""
+    folder = tmp_path_factory.mktemp("sites")
+
+    def cases(layouts: dict[str, list[str]]) -> dict[str, list[str]]:
+        return {
+            f"{model}-{layout}": case(config, prepared, folder, f"{model}-{layout}", *options, *overrides, steps=STEPS)
+            for model, (config, *options) in MODELS.items()
+            for layout, overrides in layouts.items()
+        }
+
+    def on_from(source: str, layout: str, *overrides: str) -> dict[str, list[str]]:
+        config, *options = MODELS["sub"]
+        name = f"{source}-on-{layout}"
+        return {name: case(config, prepared, folder, name, *options, *overrides, f"from={source}", steps=1)}
+
+    one = ["parallel.zero_stage=0"]
+    found = run_cases(folder, 1, cases({"one": one}))
+    found |= run_cases(folder, 2, cases(LAYOUTS) | on_from("sub-tp2sp", "tp2sp", *LAYOUTS["tp2sp"]))
+    return found | run_cases(folder, 1, on_from("sub-tp2sp", "one", *one))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tensor_parallel_equals_one_process(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
+    one, split = results[f"{model}-one"], results[f"{model}-{layout}"]
+    differences = gradient_differences(one, split)
+    worst = max(differences, key=differences.__getitem__)
+    norms = max(abs(a - b) / a for a, b in zip(one["norms"], split["norms"], strict=True))
+    print(f"{model} {layout}: loss {loss_difference(one, split):.1e}, norm {norms:.1e}")
+    print(f"{model} {layout}: gradient {differences[worst]:.1e} ({worst})")
+    assert loss_difference(one, split) <= LOSS_BOUND
+    assert differences[worst] <= GRADIENT_BOUND, worst
+    assert norms <= GRADIENT_BOUND, "a shard is counted twice, or not at all"
+    assert split["replica_spread"] == 0.0
+    assert one["losses"][-1] < one["losses"][0] - 0.1, "nothing was learned"
+
+
+@pytest.mark.slow
+def test_weights_of_sharded_norms_move_to_another_layout(results: dict[str, dict[str, Any]]) -> None:
+    here, there = results["sub-tp2sp-on-tp2sp"]["losses"][0], results["sub-tp2sp-on-one"]["losses"][0]
+    assert abs(here - there) <= LOSS_BOUND
+    assert abs(here - results["sub-one"]["losses"][0]) > 0.1, "they are not the weights that were learned"
