@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .data.config import DataConfig
 from .errors import Problem, UserError, nearest, raise_if_any
 from .model.config import ModelConfig
 from .parallel.config import Layout
+from .plugins import load_plugins
 from .train.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
 
 
@@ -24,6 +25,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    plugins: tuple[str, ...] = Field((), description="Python files that register norms of your own, read before all else")
     model: ModelConfig
     parallel: Layout = Layout()
     data: DataConfig = DataConfig()
@@ -71,17 +73,29 @@ def parse_config(
     if problems:
         return None, problems
     problems += _apply(overrides, values)
-    rooms: dict[str, Any] = {}
+    plugins, found = _plugins(values.pop("plugins", []))
+    problems += found
+    rooms: dict[str, Any] = {"plugins": plugins}
     for key, value in values.items():
         if key not in Config.model_fields:
             mend = nearest(key, Config.model_fields)
             problems.append(Problem(key, repr(value), "there is no such part of a config", mend))
     for name, field in Config.model_fields.items():
+        if name == "plugins":
+            continue
         rooms[name], found = _room(field.annotation, values.get(name, {}), name)
         problems += found
     config = Config.model_construct(**rooms)  # each is validated, or partial
     problems += _cross_checks(config, world_size)
     return config, problems
+
+
+def _plugins(given: Any) -> tuple[tuple[str, ...], list[Problem]]:
+    """Read the plugins, so that the norms they register can be named."""
+    paths = [given] if isinstance(given, str) else given
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        return (), [Problem("plugins", repr(given), "it is no list of Python files", "write plugins: [my_norms.py]")]
+    return tuple(paths), list(load_plugins(paths))
 
 
 def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
@@ -95,6 +109,11 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
 
 def _norms(config: Config, _: int | None) -> Iterator[Problem]:
     yield from config.model.problems()
+    if config.parallel.tensor > 1:
+        for site, norm in config.model.norm_sites().items():
+            if config.model.has_sharded_columns(site) and not norm.sharded_columns:
+                why = f"{site}, whose columns parallel.tensor {config.parallel.tensor} spreads over ranks, is no place for it"
+                yield Problem("model.norm", norm.label(), why, "set parallel.tensor=1 or put another norm there")
 
 
 def _layout(config: Config, world_size: int | None) -> Iterator[Problem]:
@@ -211,8 +230,8 @@ for _kind, (_pattern, _) in _SCALARS.items():
 _Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<\Z"), None)
 
 
-def _parse(text: str) -> Any:
-    """The value of a YAML text.
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML 1.2 text.
 
     Raises:
         ValueError: it is none; the message says where, in one line.
@@ -232,7 +251,7 @@ def _parse(text: str) -> Any:
 def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     where = "the config file"
     try:
-        values = _parse(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         mend = "give the path of a YAML file, such as configs/quickstart.yaml"
@@ -250,12 +269,12 @@ def _apply(overrides: Sequence[str], values: dict[str, Any]) -> list[Problem]:
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().removeprefix("--").split(".")
-        if not equals or len(keys) < 2 or not all(keys):
+        if not equals or (len(keys) < 2 and keys != ["plugins"]) or not all(keys):
             mend = "write it like train.steps=100"
             problems.append(Problem("the override", repr(override), "it is not of the form room.field=value", mend))
             continue
         try:
-            problems += _set(values, keys, _parse(text))
+            problems += _set(values, keys, parse_yaml(text))
         except ValueError as error:
             problems.append(Problem(".".join(keys), repr(text), f"it is not a YAML value: {error}", "mend or quote it"))
     return problems
@@ -310,6 +329,12 @@ def _room(room: type[Room], values: Any, name: str) -> tuple[Room, list[Problem]
 
 def _partial(room: type[Room], values: dict[str, Any], refused: list[Problem]) -> Room:
     """A room without its refused fields that have no default. Reading one raises what was refused: no check guesses."""
+
+    values = {
+        name: TypeAdapter(Annotated[field.annotation, None, *field.metadata]).validate_python(values[name])
+        for name, field in room.model_fields.items()
+        if name in values
+    }
 
     def __getattr__(self: Room, name: str) -> Any:
         raise UserError(*refused) if name in room.model_fields else AttributeError(name)

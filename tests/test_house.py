@@ -22,7 +22,8 @@ BELOW = {
     "config": {"data", "model", "parallel", "train.config", "root"},
     "train": {"config", "data", "model", "norms", "parallel", "root"},
     "lab": {"train", "root"},
-    "cli": {"config", "data", "lab", "train", "root"},
+    "checks": {"norms", "root"},
+    "cli": {"checks", "norms", "config", "data", "lab", "train", "root"},
     "data_prep": {"data", "root"},
 }
 SOURCES = sorted([*(ROOT / "ibnorm_megatron").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])

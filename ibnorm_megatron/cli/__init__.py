@@ -11,7 +11,7 @@ from .. import __version__
 from ..errors import run_command
 
 #: Subcommand -> module of this package, in the order that --help shows.
-COMMANDS = {"prepare": "prepare", "train": "train", "dry-run": "dry_run", "compare": "compare"}
+COMMANDS = {"prepare": "prepare", "train": "train", "dry-run": "dry_run", "compare": "compare", "check-norm": "check_norm"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,8 +13,8 @@ from ..errors import Problem, UserError, raise_if_any
 from ..train.run_folder import RunFolder, differences
 
 #: Fields of config and run card in which arms of one comparison may differ.
-_FREE_CONFIG = ("model.norm", "model.qk_norm", "run.", "log.", "checkpoint.", "evaluate.interval")
-_FREE_CARD = ("norm", "started", "resumed", "parameters.norms")
+_FREE_CONFIG = ("plugins", "model.norm", "model.qk_norm", "run.", "log.", "checkpoint.", "evaluate.interval")
+_FREE_CARD = ("plugins", "norm", "started", "resumed", "parameters.norms")
 
 #: What is read from each record of a run.
 _CARD = ("norm", "tokens")

@@ -46,11 +46,6 @@ class ModelConfig(BaseModel):
     init_std: float = Field(0.02, gt=0)
     scale_residual_init: bool = Field(True, description="divide the init of layers that write to the residual by sqrt(2 L)")
 
-    @field_validator("qk_norm", mode="before")
-    @classmethod
-    def _from_truth_value(cls, value: object) -> object:
-        return {True: "per_head", False: "none"}.get(value, value) if isinstance(value, bool) else value
-
     @field_validator("num_key_value_heads")
     @classmethod
     def _one_key_value_head_each(cls, heads: int, info: ValidationInfo) -> int:
@@ -93,6 +88,10 @@ class ModelConfig(BaseModel):
             return self.head_dim
         widths = {"mlp_sub": self.ffn_hidden_size, "k": self.num_key_value_heads * self.head_dim}
         return widths.get(site.name, self.hidden_size)
+
+    def has_sharded_columns(self, site: Site) -> bool:
+        """Whether tensor parallelism spreads the columns of this site's rows over ranks."""
+        return site.name in ("attn_sub", "mlp_sub") or (site.name in ("q", "k") and self.qk_norm == "full")
 
     def norm_label(self) -> str:
         """A short name for the norms of this model in tables and pictures."""

@@ -39,7 +39,13 @@ _PLACED: dict[Placement, tuple[str, ...]] = {
     "output": ("attn_out", "mlp_out", "final"),
 }
 
-QKNorm = Literal["none", "per_head", "full"]
+
+def _per_head_if_true(value: object) -> object:
+    return ("per_head" if value else "none") if isinstance(value, bool) else value
+
+
+#: A config may also say true, for per_head, or false.
+QKNorm = Annotated[Literal["none", "per_head", "full"], BeforeValidator(_per_head_if_true)]
 
 _SITE = "|".join(LAYER_SITES + MODEL_SITES)
 _PATTERN = re.compile(rf"(?:layers\.(?P<first>\d+)(?:-(?P<last>\d+))?)?(?:(?:^|\.)(?P<site>{_SITE}))?")

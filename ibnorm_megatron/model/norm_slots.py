@@ -31,28 +31,28 @@ class NormSlot:
         norm: its config.
         site: its place.
         width: columns of a row, over all ranks.
-        over_heads: the norm of queries or keys over all heads together, where Megatron-core has only one head's.
+        sharded: whether tensor parallelism spreads the columns of a row over ranks.
         groups: this rank's place in the layout.
     """
 
     norm: NormConfig
     site: Site
     width: int
-    over_heads: bool
+    sharded: bool
     groups: Groups
 
     def build(self, config: TransformerConfig) -> Norm:
         """The norm, of this rank's columns."""
         tensor = self.groups.tensor if self.groups.layout.tensor > 1 else None
-        sharded = self.over_heads or self.site.name in ("attn_sub", "mlp_sub")
+        of_heads = self.site.name in ("q", "k")
         # With sequence parallelism the residual stream's tokens lie on the tensor ranks too; a sub-layer's inside has them all.
-        shares_tokens = tensor is not None and config.sequence_parallel and not sharded and self.site.name not in ("q", "k")
+        shares_tokens = tensor is not None and config.sequence_parallel and not self.sharded and not of_heads
         return self.norm.build(
             self.width,
             config=config,
             site=self.site,
-            process_group=tensor if sharded else None,
-            partial_over_tensor_parallel=tensor is not None and self.site.name in ("q", "k") and not sharded,
+            process_group=tensor if self.sharded else None,
+            partial_over_tensor_parallel=tensor is not None and of_heads and not self.sharded,
             token_groups=(self.groups.data, *([tensor] if shares_tokens and tensor is not None else [])),
         )
 
@@ -62,7 +62,7 @@ class NormAtSite:
 
     def __new__(cls, *, config: TransformerConfig, hidden_size: int, eps: float, slot: NormSlot) -> nn.Module:  # type: ignore[misc]
         norm = slot.build(config)
-        return OverHeads(norm) if slot.over_heads else norm
+        return OverHeads(norm) if slot.sharded else norm
 
 
 class OverHeads(nn.Module):

@@ -84,9 +84,8 @@ def block_spec(model: ModelConfig, groups: Groups, config: TransformerConfig) ->
 
 def norm_slots(model: ModelConfig, groups: Groups) -> dict[Site, NormSlot]:
     """What to build at every site that has a norm."""
-    full = {"q", "k"} if model.qk_norm == "full" else set()
     return {
-        site: NormSlot(norm, site, model.norm_width(site), site.name in full, groups)
+        site: NormSlot(norm, site, model.norm_width(site), model.has_sharded_columns(site), groups)
         for site, norm in model.norm_sites().items()
     }
 

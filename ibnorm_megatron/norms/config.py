@@ -10,7 +10,7 @@ Nothing here imports torch until a norm is built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -26,6 +26,9 @@ class NormConfig(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
     )
+
+    #: Whether its layer works on rows whose columns are spread over ranks, as inside a tensor-parallel sub-layer.
+    sharded_columns: ClassVar[bool] = True
 
     kind: str = Field(description="registered name of the norm")
 

@@ -76,6 +76,7 @@ def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]
     if folder.latest_checkpoint():  # data and world are known by what they are, from the card
         was = folder.read_card()
         found += [("the world size", was["layout"]["world_size"], identity["layout"]["world_size"])]
+        found += [("the plugins' content", was.get("plugins", {}), identity["plugins"])]
         found += [(f"the hash of {name}", was["data"][key], identity["data"][key]) for name, key in _DATA_HASHES.items()]
     for name, old, new in found:
         if old != new:

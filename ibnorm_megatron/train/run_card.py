@@ -14,6 +14,7 @@ from typing import Any
 from .. import __version__
 from ..config import Config
 from ..data.manifest import Manifest
+from ..plugins import plugin_hashes
 
 _LIBRARIES = ("torch", "megatron-core", "deepspeed", "sentencepiece", "datasets", "numpy")
 
@@ -35,6 +36,7 @@ def run_identity(config: Config, manifest: Manifest, world_size: int) -> dict[st
     """Layout, hashes, seed and sizes of a run: what stays the same wherever it goes on. Imports no torch."""
     layout, train = config.parallel, config.train
     return {
+        "plugins": plugin_hashes(config.plugins),
         "norm": config.model.norm_label(),
         "seed": train.seed,
         "layout": {

@@ -1,0 +1,3 @@
+"""A plugin with a mistake in it."""
+
+1 / 0  # noqa: B018
