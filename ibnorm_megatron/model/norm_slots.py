@@ -45,15 +45,17 @@ class NormSlot:
         """The norm, of this rank's columns."""
         tensor = self.groups.tensor if self.groups.layout.tensor > 1 else None
         sharded = self.over_heads or self.site.name in ("attn_sub", "mlp_sub")
-        # With sequence parallelism the residual stream's tokens lie on the tensor ranks too; a sub-layer's inside has them all.
-        shares_tokens = tensor is not None and config.sequence_parallel and not sharded and self.site.name not in ("q", "k")
+        own_heads = self.site.name in ("q", "k") and not sharded
+        # The tensor ranks share a token's heads, and with sequence parallelism the tokens of the residual stream.
+        shares_rows = tensor is not None and not sharded and (own_heads or config.sequence_parallel)
         return self.norm.build(
             self.width,
             config=config,
             site=self.site,
             process_group=tensor if sharded else None,
-            partial_over_tensor_parallel=tensor is not None and self.site.name in ("q", "k") and not sharded,
-            token_groups=(self.groups.data, *([tensor] if shares_tokens and tensor is not None else [])),
+            partial_over_tensor_parallel=tensor is not None and own_heads,
+            tensor_group=tensor,
+            token_groups=(self.groups.data, *([tensor] if shares_rows and tensor is not None else [])),
         )
 
 

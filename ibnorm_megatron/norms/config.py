@@ -10,7 +10,7 @@ Nothing here imports torch until a norm is built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -26,6 +26,9 @@ class NormConfig(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
     )
+
+    #: Whether the norm shrinks with depth what a layer adds, as a scaled initialization does: a model may use one of them.
+    scales_with_depth: ClassVar[bool] = False
 
     kind: str = Field(description="registered name of the norm")
 
@@ -126,6 +129,7 @@ class RMSNormConfig(StandardizingConfig):
 
     bias: bool = False
     center: bool = False
+    unit_offset: bool = Field(False, description="the gain is 1 + w, and w starts at 0, as in Gemma")
 
     def module_class(self) -> type[Norm]:
         from .modules import RMSNorm
@@ -187,3 +191,7 @@ def parse_norm(value: Any) -> NormConfig:
     for unknown in [key for key in options if key not in known and key not in config_class.model_fields]:
         raise ValueError(f"{kind} has no option {unknown!r}: {nearest(str(unknown), known)}")
     return config_class.model_validate({**options, "kind": kind})
+
+
+# Last, because the peers' configs subclass and register with the names above; whoever reads the registry has all of it.
+from .peers import configs as _peers  # noqa: E402, F401
