@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..norms.base import Norm
 from ..norms.config import NormConfig
+from ..norms.peers.noise import draw_seed
 from ..norms.site import Site
 from ..parallel.groups import Groups
 
@@ -120,6 +121,23 @@ def norm_output(module: nn.Module, norm: Norm) -> None:
     """Norm what a module gives, such as the embedding: Megatron-core has no slot there."""
     module.norm = norm
     module.register_forward_hook(lambda module, arguments, output: module.norm(output))
+
+
+def seed_norms(module: nn.Module) -> None:
+    """Before every forward pass in training, give a seed to each norm that draws random numbers.
+
+    Not where the norm stands: there, under sequence parallelism, megatron-core has forked the generator for each rank. And a
+    layer that is computed again in the backward pass finds the seed that it had.
+    """
+    drawing = [norm for norm in norms_of(module).values() if norm.draws]
+
+    def seed(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if module.training:
+            for norm in drawing:
+                norm.set_seed(draw_seed())
+
+    if drawing:
+        module.register_forward_pre_hook(seed)
 
 
 def norms_of(module: nn.Module) -> dict[Site, Norm]:

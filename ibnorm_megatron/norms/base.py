@@ -96,6 +96,14 @@ class Norm(nn.Module):
     def set_step(self, done: int, steps: int) -> None:
         """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken."""
 
+    @property
+    def draws(self) -> bool:
+        """Whether training needs random numbers, and :meth:`set_seed` before every forward pass of the model."""
+        return False
+
+    def set_seed(self, seed: int) -> None:
+        """The seed of the coming forward pass, and of its recomputation: the same on all tensor ranks."""
+
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]``, or this rank's columns of it, to the same shape and type."""
         raise NotImplementedError

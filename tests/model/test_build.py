@@ -128,6 +128,19 @@ def test_a_token_does_not_see_what_comes_after_it(norm: str, training: bool) -> 
     assert not torch.equal(before[:, 9:], after[:, 9:])
 
 
+def test_noise_is_new_in_every_pass_and_site_and_the_same_where_a_layer_is_computed_again() -> None:
+    module = _build(_config("model.norm=normalnorm"))
+    norms = norms_of(module)
+    tokens, x = torch.zeros(1, 16, dtype=torch.int64), torch.randn(16, 1, 64)
+    seen = []
+    for _ in range(2):
+        module.gpt(tokens, torch.arange(16)[None], None)
+        first, again = ([norm(x) for norm in norms.values()] for _ in range(2))
+        assert all(map(torch.equal, first, again))
+        seen += first
+    assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 def test_core_attention_is_softmax_attention(kv_heads: int) -> None:
     config = _config(f"model.num_key_value_heads={kv_heads}")

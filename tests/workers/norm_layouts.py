@@ -86,7 +86,7 @@ def _built(norm: NormConfig, sequence_parallel: bool, **place: Any) -> Norm:
 def _step(norm: Norm, x: Tensor, dy: Tensor, step: int) -> dict[str, Tensor]:
     """Outputs and gradients of two micro-batches, and the end of the step."""
     norm.zero_grad()
-    torch.manual_seed(step)  # as every tensor rank of a model has it
+    norm.set_seed(step)  # as a model does, on every tensor rank alike
     leaf = x.clone().requires_grad_()
     y = norm(leaf) + norm(leaf.cos())
     y.backward(dy)

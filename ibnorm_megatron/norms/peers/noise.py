@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def draw_seed() -> int:
-    """A seed from torch's default CPU generator.
+    """A seed from torch's default CPU generator: its state is in checkpoints, and activation checkpointing restores it.
 
-    The tensor ranks of one model seed that generator equally, checkpoints keep its state, and activation checkpointing puts
-    it back before it repeats a forward pass; so does the noise that follows from the seed.
+    Outside of megatron's forks for sequence parallelism, which on a CPU are forks of this generator, the tensor ranks of one
+    model draw the same seed.
     """
     return int(torch.randint(2**63 - 1, (), device="cpu"))
 

@@ -39,15 +39,25 @@ class NormalNorm(Norm):
     def __init__(self, hidden_size: int, eps: float = 1e-5, *, noise: float = 0.4, bias: bool = True, **place: Any) -> None:
         super().__init__(hidden_size, **place)
         self.eps, self.noise = eps, noise
+        self._seed: int | None = None
         self.weight = self.vector(1.0)
         self.bias = self.vector(0.0) if bias else None
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is noise."""
+        return self.noise > 0
+
+    def set_seed(self, seed: int) -> None:
+        """The seed of the coming pass. Where nobody sets one, every pass draws its own."""
+        self._seed = seed
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]`` to the same shape and type."""
         h = self._standardized(wide(x))
         first, second = likelihood_slopes(h, self._means)
         psi = yeo_johnson(h, 1 - first / (second + math.sqrt(self.eps)))
-        if self.training and self.noise > 0:
+        if self.training and self.draws:
             psi = psi + self._noise(psi.detach())
         y = psi * wide(self.weight)
         return (y if self.bias is None else y + wide(self.bias)).to(x.dtype)
@@ -65,7 +75,8 @@ class NormalNorm(Norm):
     def _noise(self, psi: Tensor) -> Tensor:
         (mean,) = self._means(psi)
         (deviation,) = self._means((psi - mean).abs())
-        z = gaussian(draw_seed(), self.row_numbers(psi), self.column_numbers(psi.device)).view(psi.shape)
+        seed = draw_seed() if self._seed is None else self._seed
+        z = gaussian(seed, self.row_numbers(psi), self.column_numbers(psi.device)).view(psi.shape)
         return z.to(psi.dtype) * (self.noise * deviation)
 
     def extra_repr(self) -> str:
