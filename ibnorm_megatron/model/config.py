@@ -77,6 +77,12 @@ class ModelConfig(BaseModel):
     def problems(self) -> Iterator[Problem]:
         """What of the norms' map does not fit the rest."""
         yield from self.norm.problems(self.norm_placement, self.qk_norm, self.num_layers)
+        scaled = {norm.label(): None for norm in self.norm_sites().values() if norm.scales_with_depth}
+        if scaled and self.scale_residual_init:
+            why = (
+                f"{', '.join(scaled)} shrinks what a layer adds with its depth already, and its paper found both together worse"
+            )
+            yield Problem("model.scale_residual_init", "true", why, "set model.scale_residual_init=false")
 
     def norm_sites(self) -> dict[Site, NormConfig]:
         """Every norm of the model, in the order data meets them."""

@@ -11,7 +11,7 @@ from ..parallel.config import Precision
 from ..parallel.groups import Groups
 from .config import ModelConfig
 from .init import initialize
-from .norm_slots import norm_output
+from .norm_slots import norm_output, seed_norms
 from .spec import block_spec, check_norms, norm_slots, transformer_config
 
 
@@ -42,6 +42,7 @@ class LanguageModel(nn.Module):
         if slot := norm_slots(model, groups).get(Site("embedding")):
             norm_output(self.gpt.embedding, slot.build(config))
         check_norms(self.gpt, model)
+        seed_norms(self.gpt)
         for parameter in self.gpt.parameters():  # torch.nn.Embedding, which holds learned positions, ignores params_dtype
             if parameter.dtype != config.params_dtype:
                 parameter.data = parameter.data.to(config.params_dtype)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..norms.base import Norm
 from ..norms.config import NormConfig
+from ..norms.peers.noise import draw_seed
 from ..norms.site import Site
 from ..parallel.groups import Groups
 
@@ -44,16 +45,17 @@ class NormSlot:
     def build(self, config: TransformerConfig) -> Norm:
         """The norm, of this rank's columns."""
         tensor = self.groups.tensor if self.groups.layout.tensor > 1 else None
-        of_heads = self.site.name in ("q", "k")
-        # With sequence parallelism the residual stream's tokens lie on the tensor ranks too; a sub-layer's inside has them all.
-        shares_tokens = tensor is not None and config.sequence_parallel and not self.sharded and not of_heads
+        own_heads = self.site.name in ("q", "k") and not self.sharded
+        # The tensor ranks share a token's heads, and with sequence parallelism the tokens of the residual stream.
+        shares_rows = tensor is not None and not self.sharded and (own_heads or config.sequence_parallel)
         return self.norm.build(
             self.width,
             config=config,
             site=self.site,
             process_group=tensor if self.sharded else None,
-            partial_over_tensor_parallel=tensor is not None and of_heads and not self.sharded,
-            token_groups=(self.groups.data, *([tensor] if shares_tokens and tensor is not None else [])),
+            partial_over_tensor_parallel=tensor is not None and own_heads,
+            tensor_group=tensor,
+            token_groups=(self.groups.data, *([tensor] if shares_rows and tensor is not None else [])),
         )
 
 
@@ -118,6 +120,23 @@ def norm_output(module: nn.Module, norm: Norm) -> None:
     """Norm what a module gives, such as the embedding: Megatron-core has no slot there."""
     module.norm = norm
     module.register_forward_hook(lambda module, arguments, output: module.norm(output))
+
+
+def seed_norms(module: nn.Module) -> None:
+    """Before every forward pass in training, give a seed to each norm that draws random numbers.
+
+    Not where the norm stands: there, under sequence parallelism, megatron-core has forked the generator for each rank. And a
+    layer that is computed again in the backward pass finds the seed that it had.
+    """
+    drawing = [norm for norm in norms_of(module).values() if norm.draws]
+
+    def seed(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if module.training:
+            for norm in drawing:
+                norm.set_seed(draw_seed())
+
+    if drawing:
+        module.register_forward_pre_hook(seed)
 
 
 def norms_of(module: nn.Module) -> dict[Site, Norm]:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     )
     from .functional import add_ib_norm, ib_norm, layer_norm, rms_norm
     from .modules import IBNorm, LayerNorm, RMSNorm, StandardizingNorm
+    from .peers.batch_norm import BatchNorm
+    from .peers.normal_norm import NormalNorm
+    from .peers.pointwise import Derf, DyT, Scale
+    from .peers.scaled import L2Norm, LayerNormScaling
     from .site import LAYER_SITES, MODEL_SITES, Site
 
 _HOME = {
@@ -40,21 +44,32 @@ _HOME = {
     ],
     "functional": ["add_ib_norm", "ib_norm", "layer_norm", "rms_norm"],
     "modules": ["IBNorm", "LayerNorm", "RMSNorm", "StandardizingNorm"],
+    "peers.batch_norm": ["BatchNorm"],
+    "peers.normal_norm": ["NormalNorm"],
+    "peers.pointwise": ["Derf", "DyT", "Scale"],
+    "peers.scaled": ["L2Norm", "LayerNormScaling"],
     "site": ["LAYER_SITES", "MODEL_SITES", "Site"],
 }
 
 __all__ = [
     "LAYER_SITES",
     "MODEL_SITES",
+    "BatchNorm",
     "Compression",
+    "Derf",
+    "DyT",
     "IBNorm",
     "IBNormConfig",
+    "L2Norm",
     "LayerNorm",
     "LayerNormConfig",
+    "LayerNormScaling",
     "Norm",
     "NormConfig",
+    "NormalNorm",
     "RMSNorm",
     "RMSNormConfig",
+    "Scale",
     "Site",
     "StandardizingConfig",
     "StandardizingNorm",

@@ -22,7 +22,9 @@ class Norm(nn.Module):
         site: where in the model the norm stands, or None outside one.
         process_group: given, a rank holds an equal slice of every row: of d / size columns.
         partial_over_tensor_parallel: true where the norm is applied to a rank's own heads only (q and k, per head).
-        token_groups: groups over whose ranks the tokens of a step are spread, for norms with statistics over tokens.
+        tensor_group: the tensor-parallel group, or None for one rank; with it a rank knows which rows of a micro-batch
+            its own are (:meth:`row_numbers`).
+        token_groups: groups over whose ranks the rows of a step are spread, for norms with statistics over tokens.
 
     Parameters are replicated over the tensor-parallel group, or sharded over ``process_group``. Where a rank's gradient
     of a replicated one covers only its share of the tokens, heads or columns, the parameter carries a mark for whoever
@@ -41,6 +43,7 @@ class Norm(nn.Module):
         site: Site | None = None,
         process_group: dist.ProcessGroup | None = None,
         partial_over_tensor_parallel: bool = False,
+        tensor_group: dist.ProcessGroup | None = None,
         token_groups: Sequence[dist.ProcessGroup] = (),
     ) -> None:
         super().__init__()
@@ -49,6 +52,7 @@ class Norm(nn.Module):
             raise ValueError(f"a row of {hidden_size} columns cannot be sharded over {ranks} ranks: the slices would differ")
         self.hidden_size, self.local_size = hidden_size, hidden_size // ranks
         self.site, self.process_group, self.token_groups = site, process_group, tuple(token_groups)
+        self._tensor_group = tensor_group
         self._dtype: torch.dtype | None = getattr(config, "params_dtype", None)
         self._sequence_parallel = bool(getattr(config, "sequence_parallel", False))
         self._own_heads = partial_over_tensor_parallel
@@ -73,8 +77,32 @@ class Norm(nn.Module):
         parameter.sequence_parallel = self._sequence_parallel and not partial
         parameter.partial_over_tensor_parallel = partial
 
+    def row_numbers(self, x: Tensor) -> Tensor:
+        """Which rows of the micro-batch, over all tensor ranks, those of x ``[s, b, ..., d]`` are: int64 ``[rows]``."""
+        rows = torch.arange(x[..., 0].numel(), device=x.device)
+        if self._tensor_group is None or self.process_group is not None:
+            return rows
+        rank, ranks = dist.get_rank(self._tensor_group), dist.get_world_size(self._tensor_group)
+        if self._own_heads:  # [s, b, heads, d], this rank's heads of every token
+            heads = x.shape[-2]
+            return rows // heads * (heads * ranks) + rank * heads + rows % heads
+        return rows + rank * len(rows) if self._sequence_parallel else rows  # sequences are cut along s, the first dimension
+
+    def column_numbers(self, device: torch.device) -> Tensor:
+        """Which columns of a whole row this rank holds: int64 ``[d]``, or of its slice."""
+        first = 0 if self.process_group is None else dist.get_rank(self.process_group) * self.local_size
+        return torch.arange(first, first + self.local_size, device=device)
+
     def set_step(self, done: int, steps: int) -> None:
         """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether training needs random numbers, and :meth:`set_seed` before every forward pass of the model."""
+        return False
+
+    def set_seed(self, seed: int) -> None:
+        """The seed of the coming forward pass, and of its recomputation: the same on all tensor ranks."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]``, or this rank's columns of it, to the same shape and type."""

@@ -29,6 +29,8 @@ class NormConfig(BaseModel):
 
     #: Whether its layer works on rows whose columns are spread over ranks, as inside a tensor-parallel sub-layer.
     sharded_columns: ClassVar[bool] = True
+    #: Whether the norm shrinks with depth what a layer adds, as a scaled initialization does: a model may use one of them.
+    scales_with_depth: ClassVar[bool] = False
 
     kind: str = Field(description="registered name of the norm")
 
@@ -129,6 +131,7 @@ class RMSNormConfig(StandardizingConfig):
 
     bias: bool = False
     center: bool = False
+    unit_offset: bool = Field(False, description="the gain is 1 + w, and w starts at 0, as in Gemma")
 
     def module_class(self) -> type[Norm]:
         from .modules import RMSNorm
@@ -190,3 +193,7 @@ def parse_norm(value: Any) -> NormConfig:
     for unknown in [key for key in options if key not in known and key not in config_class.model_fields]:
         raise ValueError(f"{kind} has no option {unknown!r}: {nearest(str(unknown), known)}")
     return config_class.model_validate({**options, "kind": kind})
+
+
+# Last, because the peers' configs subclass and register with the names above; whoever reads the registry has all of it.
+from .peers import configs as _peers  # noqa: E402, F401

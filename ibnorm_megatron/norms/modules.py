@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .base import Norm
 from .functional import ib_norm, layer_norm, rms_norm
-from .plan import Form, Scale
+from .plan import Form, Scale, wide
 
 
 class StandardizingNorm(Norm):
@@ -48,15 +48,43 @@ class LayerNorm(StandardizingNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]`` to the same shape and type."""
+        return self.standardize(x, self.weight, self.bias)
+
+    def standardize(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """LayerNorm or, without centring, RMSNorm of x with this gain and bias; x's shape and type."""
         norm = layer_norm if self.center else rms_norm
-        return norm(x, self.weight, self.bias, self.eps, self.process_group)
+        return norm(x, weight, bias, self.eps, self.process_group)
 
 
 class RMSNorm(LayerNorm):
-    """RMSNorm (Zhang & Sennrich, arXiv 1910.07467): LayerNorm with neither centring nor bias, unless asked for."""
+    """RMSNorm (Zhang & Sennrich, arXiv 1910.07467): LayerNorm with neither centring nor bias, unless asked for.
 
-    def __init__(self, hidden_size: int, eps: float = 1e-5, *, bias: bool = False, center: bool = False, **place: Any) -> None:
+    With ``unit_offset`` the gain is 1 + w and w starts at 0 (Gemma, arXiv 2403.08295, has it in its code): bf16 holds small
+    numbers finely and numbers around 1 coarsely, and weight decay, if it is applied, pulls the gain to 1 rather than to 0.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        eps: float = 1e-5,
+        *,
+        bias: bool = False,
+        center: bool = False,
+        unit_offset: bool = False,
+        **place: Any,
+    ) -> None:
         super().__init__(hidden_size, eps, bias=bias, center=center, **place)
+        self.unit_offset = unit_offset
+        if unit_offset:
+            self.weight = self.vector(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x ``[..., d]`` to the same shape and type."""
+        if not self.unit_offset:
+            return super().forward(x)
+        # In bf16, 1 + w would be rounded to w's type; so everything is float32 until the end.
+        bias = None if self.bias is None else wide(self.bias)
+        return self.standardize(wide(x), 1 + wide(self.weight), bias).to(x.dtype)
 
 
 class IBNorm(StandardizingNorm):

@@ -66,4 +66,9 @@ class Plan:
 
 def rows_of(x: Tensor) -> Tensor:
     """x ``[..., d]`` as contiguous rows ``[n, d]`` in the type that statistics need: float64 stays, the rest is float32."""
-    return x.reshape(-1, x.shape[-1]).to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
+    return wide(x.reshape(-1, x.shape[-1])).contiguous()
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the type that norms compute in: float64 stays, the rest is float32."""
+    return x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)

@@ -13,7 +13,7 @@ from ibnorm_megatron.model.attention import CoreAttention
 from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.model.norm_slots import norms_of
 from ibnorm_megatron.model.spec import check_norms, transformer_config
-from ibnorm_megatron.norms import IBNorm, Site
+from ibnorm_megatron.norms import IBNorm, Site, norm_names
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 
@@ -108,15 +108,37 @@ def test_loss_is_the_sum_over_unmasked_labels() -> None:
     assert ours == pytest.approx(float((by_hand * mask.flatten()).sum()), rel=1e-6)
 
 
-def test_a_token_does_not_see_what_comes_after_it() -> None:
-    module = _build(_config("model.norm=ibnorm_log"))
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", [name for name in norm_names() if name != "none"])
+def test_a_token_does_not_see_what_comes_after_it(norm: str, training: bool) -> None:
+    module = _build(_config(f"model.norm={norm}", "model.qk_norm=true", "model.scale_residual_init=false"))
     tokens = torch.randint(0, 1024, (1, 16), generator=torch.Generator().manual_seed(0))
     changed = tokens.clone()
     changed[0, 9] = (changed[0, 9] + 1) % 1024
     positions = torch.arange(16)[None]
-    before, after = (module.gpt(t, positions, None).detach() for t in (tokens, changed))
+    module.train()(tokens, tokens, torch.ones(1, 16), positions)
+    for child in norms_of(module).values():  # norms with statistics over tokens have some by now
+        child.set_step(1, 2)
+    logits = []
+    for seen in (tokens, changed):
+        torch.manual_seed(0)
+        logits.append(module.train(training).gpt(seen, positions, None).detach())
+    before, after = logits
     torch.testing.assert_close(before[:, :9], after[:, :9], rtol=0, atol=0)
     assert not torch.equal(before[:, 9:], after[:, 9:])
+
+
+def test_noise_is_new_in_every_pass_and_site_and_the_same_where_a_layer_is_computed_again() -> None:
+    module = _build(_config("model.norm=normalnorm"))
+    norms = norms_of(module)
+    tokens, x = torch.zeros(1, 16, dtype=torch.int64), torch.randn(16, 1, 64)
+    seen = []
+    for _ in range(2):
+        module.gpt(tokens, torch.arange(16)[None], None)
+        first, again = ([norm(x) for norm in norms.values()] for _ in range(2))
+        assert all(map(torch.equal, first, again))
+        seen += first
+    assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

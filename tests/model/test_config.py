@@ -11,6 +11,7 @@ from torch._subclasses import FakeTensorMode
 from ibnorm_megatron.config import load_config
 from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.model.norm_slots import norms_of
+from ibnorm_megatron.norms import norm_names
 from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 
 #: Published sizes. LLaMA: GaLore's series (arXiv 2403.03507), OpenLLaMA 3B, LLaMA 7B and 13B (arXiv 2302.13971), Llama 3
@@ -71,9 +72,10 @@ def test_formula_counts_what_is_built(name: str) -> None:
     assert built == formula
 
 
-@pytest.mark.parametrize("norm", ["rmsnorm", "layernorm", "ibnorm_log", "{kind: layernorm, bias: false}"])
+@pytest.mark.parametrize("norm", [*norm_names(), "{kind: layernorm, bias: false}", "{kind: rmsnorm, unit_offset: true}"])
 def test_formula_counts_every_norm(norm: str) -> None:
-    built, formula = _logical_parameters("tiny_llama", f"model.norm={norm}", "model.qk_norm=true")
+    overrides = [f"model.norm={norm}", "model.qk_norm=true", "model.scale_residual_init=false"]
+    built, formula = _logical_parameters("tiny_llama", *overrides)
     assert built == formula
 
 
