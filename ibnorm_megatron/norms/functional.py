@@ -69,7 +69,7 @@ def _dispatch(
     """Pick the implementation. A fused kernel joins here, and nowhere else."""
     if process_group is not None:
         return ShardedIBNorm.apply(x, weight, bias, plan, process_group)
-    return EagerIBNorm.apply(x, weight, bias, plan)
+    return EagerIBNorm.apply(x, weight, bias, None, plan)
 
 
 def layer_norm(

@@ -26,6 +26,7 @@ class Plan:
         eps: added to the variance inside the root.
         relative: compress c / sqrt(mean(c^2) + eps) instead of c.
         gain: what f is multiplied by: 1 in the literal form, 1 / f'(0) in the unit-slope form.
+        unit_slope: whether it is the unit-slope form.
         center: subtract the row's mean before and after compressing. False gives the RMSNorm-like sibling.
     """
 
@@ -34,6 +35,7 @@ class Plan:
     eps: float
     relative: bool
     gain: float
+    unit_slope: bool
     center: bool
 
     @staticmethod
@@ -51,7 +53,7 @@ class Plan:
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose {' or '.join(known)}")
         gain = 1.0 / found.slope_at_zero(lam) if form == "unit_slope" else 1.0
-        return Plan(found, float(lam), float(eps), scale == "relative", gain, center)
+        return Plan(found, float(lam), float(eps), scale == "relative", gain, form == "unit_slope", center)
 
     def compress(self, u: Tensor) -> Tensor:
         """g(u) = sign(u) * gain * f(|u|), elementwise; same shape as u."""
@@ -66,4 +68,9 @@ class Plan:
 
 def rows_of(x: Tensor) -> Tensor:
     """x ``[..., d]`` as contiguous rows ``[n, d]`` in the type that statistics need: float64 stays, the rest is float32."""
-    return x.reshape(-1, x.shape[-1]).to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
+    return x.reshape(-1, x.shape[-1]).to(accumulation_dtype(x)).contiguous()
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """The type that statistics of x need: float64 for float64, float32 for the rest."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
