@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -33,6 +34,7 @@ class NormSlot:
         width: columns of a row, over all ranks.
         over_heads: the norm of queries or keys over all heads together, where Megatron-core has only one head's.
         groups: this rank's place in the layout.
+        compiled: whether ``torch.compile`` fuses its passes.
     """
 
     norm: NormConfig
@@ -40,6 +42,7 @@ class NormSlot:
     width: int
     over_heads: bool
     groups: Groups
+    compiled: bool = False
 
     def build(self, config: TransformerConfig) -> Norm:
         """The norm, of this rank's columns."""
@@ -47,7 +50,7 @@ class NormSlot:
         sharded = self.over_heads or self.site.name in ("attn_sub", "mlp_sub")
         # With sequence parallelism the residual stream's tokens lie on the tensor ranks too; a sub-layer's inside has them all.
         shares_tokens = tensor is not None and config.sequence_parallel and not sharded and self.site.name not in ("q", "k")
-        return self.norm.build(
+        norm = self.norm.build(
             self.width,
             config=config,
             site=self.site,
@@ -55,6 +58,9 @@ class NormSlot:
             partial_over_tensor_parallel=tensor is not None and self.site.name in ("q", "k") and not sharded,
             token_groups=(self.groups.data, *([tensor] if shares_tokens and tensor is not None else [])),
         )
+        if self.compiled and norm.process_group is None:  # there is nothing to fuse across a collective
+            norm.forward = torch.compile(norm.forward)  # the hooks around it stay as they are
+        return norm
 
 
 class NormAtSite:

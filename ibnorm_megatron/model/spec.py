@@ -86,7 +86,7 @@ def norm_slots(model: ModelConfig, groups: Groups) -> dict[Site, NormSlot]:
     """What to build at every site that has a norm."""
     full = {"q", "k"} if model.qk_norm == "full" else set()
     return {
-        site: NormSlot(norm, site, model.norm_width(site), site.name in full, groups)
+        site: NormSlot(norm, site, model.norm_width(site), site.name in full, groups, model.compile_norms)
         for site, norm in model.norm_sites().items()
     }
 

@@ -74,7 +74,10 @@ class Norm(nn.Module):
         parameter.partial_over_tensor_parallel = partial
 
     def set_step(self, done: int, steps: int) -> None:
-        """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken."""
+        """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken.
+
+        What follows from it must follow from these two numbers alone, so that a resumed run goes on alike.
+        """
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]``, or this rank's columns of it, to the same shape and type."""

@@ -36,7 +36,7 @@ from .compression import Odd
 from .plan import Plan, accumulation_dtype
 
 #: Elements of a block of rows for each thread: 256 KiB in float32, of which a backward pass holds about six at a time in
-#: 1 to 2 MiB of cache. Smaller ones lose more to the calls; PyTorch gives a thread no smaller piece of an elementwise operation than this.
+#: 1 to 2 MiB of cache. Smaller ones lose more to the calls, and below half of it a thread gets none of a block's work.
 _BLOCK_ELEMENTS = 65_536
 
 #: An eps / G^2 below this would meet float32's smallest numbers; G is then multiplied with.
@@ -50,10 +50,9 @@ class EagerIBNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, lam: Tensor | None, plan: Plan
-    ) -> Tensor:
-        curve, dtype = _Curve.of(plan, lam), accumulation_dtype(x)
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, lam: Tensor | None, plan: Plan) -> Tensor:
+        dtype = accumulation_dtype(x)
+        curve = _Curve.of(plan, lam, dtype)
         gamma, beta = _as(weight, dtype), _as(bias, dtype)
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         y, stats = torch.empty_like(rows), []
@@ -68,7 +67,8 @@ class EagerIBNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, lam, stats = ctx.saved_tensors
-        curve, dtype = _Curve.of(ctx.plan, lam), accumulation_dtype(x)
+        dtype = accumulation_dtype(x)
+        curve = _Curve.of(ctx.plan, lam, dtype)
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         dx = torch.empty_like(rows)
         gamma = curve.scaled(_as(weight, dtype), rows.new_ones(rows.shape[-1:], dtype=dtype))
@@ -97,9 +97,9 @@ class _Curve:
     eps: float
 
     @staticmethod
-    def of(plan: Plan, lam: Tensor | None) -> _Curve:
+    def of(plan: Plan, lam: Tensor | None, dtype: torch.dtype) -> _Curve:
         if lam is not None:
-            lam = lam.to(accumulation_dtype(lam))
+            lam = lam.to(dtype)
             gain = lam / plan.compression.slope_at_zero(1.0) if plan.unit_slope else 1.0
             return _Curve(plan.compression.of_ratio_odd(), lam.reciprocal(), gain, plan.eps)
         odd, factor = plan.compression.fixed_odd(plan.lam)

@@ -18,7 +18,7 @@ def ib_norm(
     bias: Tensor | None = None,
     *,
     compression: str | Compression = "log",
-    lam: float = 4.0,
+    lam: float | Tensor = 4.0,
     eps: float = 1e-5,
     scale: Scale = "absolute",
     form: Form = "unit_slope",
@@ -37,7 +37,7 @@ def ib_norm(
         compression: a registered name (log, tanh, softsign, asinh, identity, linear, an alias s, l or t) or a
             :class:`Compression`.
         lam: strength lambda > 0, in units of x (``scale="absolute"``) or of the row's standard deviation
-            (``"relative"``). Larger is weaker.
+            (``"relative"``). Larger is weaker. A tensor of one element, not checked for its sign, gets a gradient.
         eps: added to the variance inside the root.
         scale: ``"absolute"`` compresses c, ``"relative"`` compresses c / sqrt(mean(c^2) + eps).
         form: ``"unit_slope"`` divides f by f'(0), so that g has slope 1 at 0 and the result tends to LayerNorm as
@@ -50,7 +50,8 @@ def ib_norm(
         y, of x's shape and type.
 
     Raises:
-        ValueError: x is a scalar, weight or bias is not of shape ``[d]``, or a setting is out of its range.
+        ValueError: x is a scalar, weight or bias is not of shape ``[d]``, a setting is out of its range, or lam is a tensor of
+            more than one element or given to a compression that is not of the ratio r / lambda.
 
     Source: arXiv 2510.25262 (compress, standardize, affine); the compressions' formulas are this project's reading.
     """
@@ -59,17 +60,27 @@ def ib_norm(
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is not None and parameter.shape != x.shape[-1:]:
             raise ValueError(f"{name} has shape {tuple(parameter.shape)}: x of shape {tuple(x.shape)} needs ({x.shape[-1]},)")
-    plan = Plan.of(compression, lam, eps, scale, form, center)
-    return _dispatch(x, weight, bias, plan, process_group)
+    if not isinstance(lam, Tensor):
+        return _dispatch(x, weight, bias, None, Plan.of(compression, lam, eps, scale, form, center), process_group)
+    plan = Plan.of(compression, 1.0, eps, scale, form, center)
+    if lam.numel() != 1 or not plan.compression.of_ratio:
+        raise ValueError(f"lam is a tensor of shape {tuple(lam.shape)} for {plan.compression.name}: "
+                         "it takes one element, and a compression of the ratio r / lambda")  # fmt: skip
+    return _dispatch(x, weight, bias, lam.reshape(1), plan, process_group)
 
 
 def _dispatch(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, process_group: dist.ProcessGroup | None
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    lam: Tensor | None,
+    plan: Plan,
+    process_group: dist.ProcessGroup | None,
 ) -> Tensor:
-    """Pick the implementation. A fused kernel joins here, and nowhere else."""
+    """Pick the implementation. A fused kernel joins here, and nowhere else; one that takes numbers only, where lam is None."""
     if process_group is not None:
-        return ShardedIBNorm.apply(x, weight, bias, plan, process_group)
-    return EagerIBNorm.apply(x, weight, bias, None, plan)
+        return ShardedIBNorm.apply(x, weight, bias, lam, plan, process_group)
+    return EagerIBNorm.apply(x, weight, bias, lam, plan)
 
 
 def layer_norm(
@@ -80,7 +91,8 @@ def layer_norm(
     x is ``[..., d]``, weight and bias ``[d]`` or None; returns x's shape and type. ``process_group`` as in :func:`ib_norm`.
     """
     if process_group is not None:
-        return _dispatch(x, weight, bias, Plan.of("identity", 1.0, eps, "absolute", "literal", center=True), process_group)
+        plan = Plan.of("identity", 1.0, eps, "absolute", "literal", center=True)
+        return _dispatch(x, weight, bias, None, plan, process_group)
     if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
         # On a CPU PyTorch adds up dgamma and dbeta over the rows in x's type: 5 % off after 4,096 rows of bf16.
         return torch.nn.functional.layer_norm(x.float(), x.shape[-1:], _float(weight), _float(bias), eps).to(x.dtype)
@@ -98,7 +110,8 @@ def rms_norm(
         bias is None and process_group is None
     ):  # PyTorch's own is the faster one: fused on a GPU, 1.3x ahead of the closed form on a CPU
         return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, eps)
-    return _dispatch(x, weight, bias, Plan.of("identity", 1.0, eps, "absolute", "literal", center=False), process_group)
+    plan = Plan.of("identity", 1.0, eps, "absolute", "literal", center=False)
+    return _dispatch(x, weight, bias, None, plan, process_group)
 
 
 def _float(parameter: Tensor | None) -> Tensor | None:

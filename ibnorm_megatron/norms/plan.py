@@ -13,6 +13,7 @@ from .compression import Compression, get_compression
 
 Scale = Literal["absolute", "relative"]
 Form = Literal["unit_slope", "literal"]
+Strength = Literal["fixed", "learnable", "scheduled"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Plan:
 
     Attributes:
         compression: the bounded compression f.
-        lam: its strength lambda > 0; in units of x if ``relative`` is false, in units of the row's standard deviation
-            otherwise.
+        lam: its strength lambda > 0 where that is a number, else 1; in units of x if ``relative`` is false, in units of
+            the row's standard deviation otherwise.
         eps: added to the variance inside the root.
         relative: compress c / sqrt(mean(c^2) + eps) instead of c.
         gain: what f is multiplied by: 1 in the literal form, 1 / f'(0) in the unit-slope form.
