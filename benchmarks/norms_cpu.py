@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ibnorm_megatron.config import load_config
+from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.norms import ib_norm
+from ibnorm_megatron.parallel.config import Layout
+from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
+from ibnorm_megatron.train.optimizer import build_optimizer
 
 Contender = Callable[[], None]
 COMPRESSIONS = ("identity", "log", "tanh", "softsign", "asinh")
@@ -94,17 +98,8 @@ def operators(rows: int, width: int, dtype: torch.dtype, *, compiled: bool) -> d
     return found
 
 
-def steps(width: int, layers: int, length: int, norms: tuple[str, ...]) -> dict[str, Contender]:
+def steps(width: int, layers: int, length: int, norms: tuple[str, ...], groups: Groups) -> dict[str, Contender]:
     """A whole step (forward, loss, backward, clipping, AdamW) of a LLaMA for each norm, on one sequence of random tokens."""
-    from ibnorm_megatron.config import load_config
-    from ibnorm_megatron.model.language_model import LanguageModel
-    from ibnorm_megatron.parallel.config import Layout
-    from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
-    from ibnorm_megatron.train.optimizer import build_optimizer
-
-    held = process_group(World(0, 1, 0)), model_parallel(Layout(), 1)
-    held[0].__enter__()
-    groups = held[1].__enter__()  # to the end of the process
     shape = {"num_layers": layers, "hidden_size": width, "num_attention_heads": width // 64, "num_key_value_heads": width // 64}
     shape |= {"ffn_hidden_size": 11 * width // 4, "vocab_size": 8192, "max_sequence_length": length}
     overrides = [f"model.{name}={value}" for name, value in shape.items()] + [f"train.sequence_length={length}"]
@@ -196,14 +191,6 @@ def _processor() -> str:
     )
 
 
-@contextmanager
-def _threads(number: int):  # type: ignore[no-untyped-def]
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
-
-
 def main() -> None:
     """Measure what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -218,7 +205,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.md")
     given = parser.parse_args()
-    with _threads(given.threads):
+    torch.set_num_threads(given.threads)
+    with process_group(World(0, 1, 0)), model_parallel(Layout(), 1) as groups:
         if given.what == "operator":
             width = given.width or 1024
             found = operators(given.rows, width, getattr(torch, given.dtype), compiled=not given.no_compile)
@@ -226,7 +214,7 @@ def main() -> None:
         else:
             width = given.width or 512
             norms = ("layernorm", "ibnorm_log", "ibnorm_tanh", *([] if given.no_compile else ["ibnorm_log compiled"]))
-            found = steps(width, given.layers, given.length, norms)
+            found = steps(width, given.layers, given.length, norms, groups)
             title = f"Training step, LLaMA d = {width}, {given.layers} layers, one sequence of {given.length}, float32, CPU"
         write(measure(found, given.rounds), title, conditions(given.rounds), given.out)
 

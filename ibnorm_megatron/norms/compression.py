@@ -127,7 +127,7 @@ def compression_names() -> list[str]:
 
 def _log(v: Tensor) -> tuple[Tensor, Tensor]:
     size = v.abs()
-    return size.log1p().mul_(v.sign()), size  # on a CPU half the time of copysign
+    return size.log1p().copysign_(v), size
 
 
 def _tanh_chain(dg: Tensor, v: Tensor, kept: Tensor | None) -> Tensor:
@@ -145,7 +145,7 @@ def _asinh(v: Tensor) -> tuple[Tensor, Tensor]:
     # asinh(a) = log1p(a + a^2 / (1 + sqrt(1 + a^2))); PyTorch's own is not vectorized on CPUs, and ten times slower.
     square = v.square()
     root = square.add(1).sqrt_()
-    return v.abs().addcdiv_(square, root + 1).log1p_().mul_(v.sign()), root
+    return v.abs().addcdiv_(square, root + 1).log1p_().copysign_(v), root
 
 
 _STRAIGHT = Odd(value=lambda v: (v, None), chain=lambda dg, v, kept: dg)
