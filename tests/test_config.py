@@ -187,3 +187,10 @@ def test_our_own_deepspeed_config_has_known_keys_only(precision: str) -> None:
 def test_a_config_of_values_is_the_config() -> None:
     config = load_config(TINY)
     assert Config.model_validate(config.to_dict()) == config
+
+
+def test_norms_are_not_compiled_under_zero_stage_3() -> None:
+    options = ["model.compile_norms=true", "parallel.zero_stage=3"]
+    with pytest.raises(UserError, match=r"model\.compile_norms is True: ZeRO stage 3"):
+        load_config(TINY, options)
+    assert load_config(TINY, options[:1]).model.compile_norms

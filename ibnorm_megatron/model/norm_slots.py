@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -34,6 +35,7 @@ class NormSlot:
         width: columns of a row, over all ranks.
         sharded: whether tensor parallelism spreads the columns of a row over ranks.
         groups: this rank's place in the layout.
+        compiled: whether ``torch.compile`` fuses its passes.
     """
 
     norm: NormConfig
@@ -41,6 +43,7 @@ class NormSlot:
     width: int
     sharded: bool
     groups: Groups
+    compiled: bool = False
 
     def build(self, config: TransformerConfig) -> Norm:
         """The norm, of this rank's columns."""
@@ -48,7 +51,7 @@ class NormSlot:
         own_heads = self.site.name in ("q", "k") and not self.sharded
         # The tensor ranks share a token's heads, and with sequence parallelism the tokens of the residual stream.
         shares_rows = tensor is not None and not self.sharded and (own_heads or config.sequence_parallel)
-        return self.norm.build(
+        norm = self.norm.build(
             self.width,
             config=config,
             site=self.site,
@@ -57,6 +60,9 @@ class NormSlot:
             tensor_group=tensor,
             token_groups=(self.groups.data, *([tensor] if shares_rows and tensor is not None else [])),
         )
+        if self.compiled and norm.process_group is None:  # there is nothing to fuse across a collective
+            norm.forward = torch.compile(norm.forward)  # the hooks around it stay as they are
+        return norm
 
 
 class NormAtSite:

@@ -94,7 +94,10 @@ class Norm(nn.Module):
         return torch.arange(first, first + self.local_size, device=device)
 
     def set_step(self, done: int, steps: int) -> None:
-        """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken."""
+        """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken.
+
+        What follows from it must follow from these two numbers alone, so that a resumed run goes on alike.
+        """
 
     @property
     def draws(self) -> bool:

@@ -28,6 +28,19 @@ Elementwise = Callable[["Tensor", float], "Tensor"]
 
 
 @dataclass(frozen=True)
+class Odd:
+    """A compression of the ratio v = c / lambda, extended oddly, in as few passes over memory as it takes.
+
+    Attributes:
+        value: ``value(v)`` gives sign(v) phi(|v|), of v's shape, and whatever :attr:`chain` can use again. v stays as it is.
+        chain: ``chain(dg, v, kept)`` gives dg * phi'(|v|), and may overwrite ``dg`` and ``kept``, but not v.
+    """
+
+    value: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    chain: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
 class Compression:
     """One bounded compression.
 
@@ -38,6 +51,9 @@ class Compression:
             value the gradient needs where an activation equals its row's mean exactly.
         slope_at_zero: ``slope_at_zero(lam)``; the unit-slope form divides by it.
         bounded: why 0 <= f(r) <= r holds, in a sentence.
+        of_ratio: f(r, lam) is a function of r / lam alone. Only then can lambda be learned or scheduled.
+        odd: the same function for speed, or None to go without; f is then f(r, lam) = odd(r / lam), or, for a compression
+            that ignores lambda and says ``of_ratio=False``, odd(r).
     """
 
     name: str
@@ -45,6 +61,26 @@ class Compression:
     slope: Elementwise
     slope_at_zero: Callable[[float], float]
     bounded: str
+    of_ratio: bool = True
+    odd: Odd | None = None
+
+    def of_ratio_odd(self) -> Odd:
+        """The function of v = c / lambda, for a lambda that is a tensor; ``of_ratio`` must hold."""
+        assert self.of_ratio, self.name
+        return self.odd or self._from_f(1.0)
+
+    def fixed_odd(self, lam: float) -> tuple[Odd, float]:
+        """The function for one lambda, and by which factor a deviation goes into it."""
+        if self.odd is None:
+            return self._from_f(lam), 1.0
+        return self.odd, 1.0 / lam if self.of_ratio else 1.0
+
+    def _from_f(self, lam: float) -> Odd:
+        def value(v: Tensor) -> tuple[Tensor, Tensor]:
+            size = v.abs()
+            return self.f(size, lam).copysign(v), size
+
+        return Odd(value, lambda dg, v, size: dg.mul_(self.slope(size, lam)))
 
 
 _REGISTRY: dict[str, Compression] = {}
@@ -89,6 +125,31 @@ def compression_names() -> list[str]:
     return list(_REGISTRY)
 
 
+def _log(v: Tensor) -> tuple[Tensor, Tensor]:
+    size = v.abs()
+    return size.log1p().copysign_(v), size
+
+
+def _tanh_chain(dg: Tensor, v: Tensor, kept: Tensor | None) -> Tensor:
+    # 1 - tanh^2 cancels in the tail. 4 p (1 - p) with p = 1 / (1 + exp(2 |v|)) is the same, and precise everywhere.
+    p = v.abs().mul_(-2).sigmoid_()
+    return dg.mul_(p).mul_(p.neg_().add_(1)).mul_(4)
+
+
+def _softsign(v: Tensor) -> tuple[Tensor, Tensor]:
+    wide = v.abs().add_(1)
+    return v / wide, wide
+
+
+def _asinh(v: Tensor) -> tuple[Tensor, Tensor]:
+    # asinh(a) = log1p(a + a^2 / (1 + sqrt(1 + a^2))); PyTorch's own is not vectorized on CPUs, and ten times slower.
+    square = v.square()
+    root = square.add(1).sqrt_()
+    return v.abs().addcdiv_(square, root + 1).log1p_().copysign_(v), root
+
+
+_STRAIGHT = Odd(value=lambda v: (v, None), chain=lambda dg, v, kept: dg)
+
 register_compression(
     Compression(
         name="identity",
@@ -96,6 +157,8 @@ register_compression(
         slope=lambda r, lam: r.new_ones(()).expand_as(r),
         slope_at_zero=lambda lam: 1.0,
         bounded="f(r) = r is its own bound; IBNorm is then LayerNorm, the control of a comparison",
+        of_ratio=False,
+        odd=_STRAIGHT,
     )
 )
 register_compression(
@@ -105,6 +168,7 @@ register_compression(
         slope=lambda r, lam: r.new_full((), 1.0 / lam).expand_as(r),
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="r / lambda <= r for lambda >= 1; literal IBNorm is then LayerNorm with eps * lambda^2, the second control",
+        odd=_STRAIGHT,
     )
 )
 register_compression(
@@ -114,6 +178,7 @@ register_compression(
         slope=lambda r, lam: (r + lam).reciprocal(),
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="ln(1 + u) is concave with slope 1 at 0, so ln(1 + u) <= u; its slope never vanishes",
+        odd=Odd(_log, lambda dg, v, size: dg.div_(size.add_(1))),
     )
 )
 register_compression(
@@ -124,6 +189,7 @@ register_compression(
         slope=lambda r, lam: (r / lam).cosh().square().reciprocal() / lam,
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="tanh is concave on u >= 0 with slope 1 at 0, so tanh(u) <= u; it saturates at 1",
+        odd=Odd(lambda v: (v.tanh(), None), _tanh_chain),
     )
 )
 register_compression(
@@ -133,6 +199,7 @@ register_compression(
         slope=lambda r, lam: lam / (r + lam).square(),
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="u / (1 + u) <= u because 1 + u >= 1; it saturates at 1, slowly",
+        odd=Odd(_softsign, lambda dg, v, wide: dg.div_(wide.square_())),
     )
 )
 register_compression(
@@ -142,5 +209,6 @@ register_compression(
         slope=lambda r, lam: (r.square() + lam * lam).rsqrt(),
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="asinh is concave on u >= 0 with slope 1 at 0, so asinh(u) <= u; smooth everywhere with a logarithmic tail",
+        odd=Odd(_asinh, lambda dg, v, root: dg.div_(root)),
     )
 )

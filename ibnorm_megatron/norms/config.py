@@ -147,6 +147,12 @@ class IBNormConfig(StandardizingConfig):
     lam: float = Field(4.0, gt=0, alias="lambda", description="strength; larger is weaker")
     scale: str = Field("absolute", pattern="^(absolute|relative)$", description="absolute | relative")
     form: str = Field("unit_slope", pattern="^(unit_slope|literal)$", description="unit_slope | literal")
+    strength: str = Field(
+        "fixed", pattern="^(fixed|learnable|scheduled)$", description="fixed | learnable | scheduled: what becomes of lambda"
+    )
+    ramp: float = Field(
+        0.1, gt=0, le=1, description="share of the run's steps over which a scheduled compression grows from none to lambda"
+    )
 
     @field_validator("compression")
     @classmethod
@@ -159,7 +165,21 @@ class IBNormConfig(StandardizingConfig):
             raise ValueError(
                 f"lambda {self.lam} is below 1, where the literal form is unbounded: use lambda >= 1 or form unit_slope"
             )
+        if self.strength != "fixed" and not get_compression(self.compression).of_ratio:
+            raise ValueError(
+                f"strength {self.strength} has no effect on {self.compression}, which is no function of r / lambda"
+            )
+        if self.strength == "scheduled" and self.form == "literal":
+            # It starts at lambda times the ramp's steps, where g = f(r / lambda) is nothing beside eps.
+            raise ValueError(
+                "strength scheduled starts at a huge lambda, where eps drowns the literal form: use form unit_slope"
+            )
+        if self.strength != "scheduled" and self.ramp != type(self).model_fields["ramp"].default:
+            raise ValueError(f"ramp has no effect where strength is {self.strength}: set strength scheduled or leave ramp out")
         return self
+
+    def num_params(self, width: int) -> int:
+        return super().num_params(width) + (1 if self.strength == "learnable" else 0)
 
     def module_class(self) -> type[Norm]:
         from .modules import IBNorm

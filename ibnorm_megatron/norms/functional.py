@@ -26,7 +26,7 @@ def ib_norm(
     bias: Tensor | None = None,
     *,
     compression: str | Compression = "log",
-    lam: float = 4.0,
+    lam: float | Tensor = 4.0,
     eps: float = 1e-5,
     scale: Scale = "absolute",
     form: Form = "unit_slope",
@@ -45,7 +45,7 @@ def ib_norm(
         compression: a registered name (log, tanh, softsign, asinh, identity, linear, an alias s, l or t) or a
             :class:`Compression`.
         lam: strength lambda > 0, in units of x (``scale="absolute"``) or of the row's standard deviation
-            (``"relative"``). Larger is weaker.
+            (``"relative"``). Larger is weaker. A tensor of one element, not checked for its sign, gets a gradient.
         eps: added to the variance inside the root.
         scale: ``"absolute"`` compresses c, ``"relative"`` compresses c / sqrt(mean(c^2) + eps).
         form: ``"unit_slope"`` divides f by f'(0), so that g has slope 1 at 0 and the result tends to LayerNorm as
@@ -58,12 +58,19 @@ def ib_norm(
         y, of x's shape and type.
 
     Raises:
-        ValueError: x is a scalar, weight or bias is not of shape ``[d]``, or a setting is out of its range.
+        ValueError: x is a scalar, weight or bias is not of shape ``[d]``, a setting is out of its range, or lam is a tensor of
+            more than one element or given to a compression that is not of the ratio r / lambda.
 
     Source: arXiv 2510.25262 (compress, standardize, affine); the compressions' formulas are this project's reading.
     """
     _check(x, weight, bias)
-    return _dispatch(x, weight, bias, Plan.of(compression, lam, eps, scale, form, center), process_group)
+    if not isinstance(lam, Tensor):
+        return _dispatch(x, weight, bias, Plan.of(compression, lam, eps, scale, form, center), process_group)
+    plan = Plan.of(compression, 1.0, eps, scale, form, center)
+    if lam.numel() != 1 or not plan.compression.of_ratio:
+        found = f"lam is a tensor of shape {tuple(lam.shape)} for {plan.compression.name}"
+        raise ValueError(f"{found}: it takes one element, and a compression of the ratio r / lambda")
+    return _dispatch(x, weight, bias, plan, process_group, lam.reshape(1))
 
 
 def add_ib_norm(
@@ -115,21 +122,29 @@ def _check(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
 
 
 def _dispatch(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, process_group: dist.ProcessGroup | None
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    plan: Plan,
+    process_group: dist.ProcessGroup | None,
+    lam: Tensor | None = None,
 ) -> Tensor:
-    """Pick the implementation: fused kernels or plain PyTorch, for a whole row or for a rank's slice of it."""
+    """Pick the implementation: fused kernels or plain PyTorch, for a whole row or for a rank's slice of it.
+
+    ``lam`` stands for the plan's number where lambda is a tensor.
+    """
     if process_group is not None:
-        if _runs_fused(x, plan):
+        if _runs_fused(x, plan, lam):
             from .kernels.sharded import FusedShardedIBNorm  # imports Triton
 
             return FusedShardedIBNorm.apply(x, weight, bias, plan, process_group)
-        return ShardedIBNorm.apply(x, weight, bias, plan, process_group)
-    if _runs_fused(x, plan):
+        return ShardedIBNorm.apply(x, weight, bias, lam, plan, process_group)
+    if _runs_fused(x, plan, lam):
         return fused_norm(x, weight, bias, plan)
-    return EagerIBNorm.apply(x, weight, bias, plan)
+    return EagerIBNorm.apply(x, weight, bias, lam, plan)
 
 
-def _runs_fused(x: Tensor, plan: Plan) -> bool:
+def _runs_fused(x: Tensor, plan: Plan, lam: Tensor | None = None) -> bool:
     """Whether a kernel takes x: on a GPU, in bf16, fp16 or fp32, with Triton there and a kernel for the compression.
 
     On a GPU, what stands in its way is said once: it costs a multiple of the time. torch.compile, which cannot trace a
@@ -141,6 +156,8 @@ def _runs_fused(x: Tensor, plan: Plan) -> bool:
         obstacle = "Triton is not installed: norms run as eager PyTorch on this GPU, several times slower"
     elif not has_kernel(plan.compression):
         obstacle = f"the compression {plan.compression.name!r} has no fused kernel: its norms run as eager PyTorch, slower"
+    elif lam is not None:
+        obstacle = "a learned lambda has no fused kernel: its norms run as eager PyTorch, slower"
     else:
         return True
     if not torch.compiler.is_compiling():

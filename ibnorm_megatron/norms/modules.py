@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .base import Norm
 from .functional import ib_norm, layer_norm, rms_norm
-from .plan import Form, Scale, wide
+from .plan import Form, Scale, Strength, wide
 
 
 class StandardizingNorm(Norm):
@@ -88,7 +90,18 @@ class RMSNorm(LayerNorm):
 
 
 class IBNorm(StandardizingNorm):
-    """IBNorm (arXiv 2510.25262): compress toward the mean, standardize, affine; see :func:`ib_norm` for the formula."""
+    """IBNorm (arXiv 2510.25262): compress toward the mean, standardize, affine; see :func:`ib_norm` for the formula.
+
+    Args:
+        hidden_size: d, the width of a row.
+        eps, compression, lam, scale, form, center: as in :func:`ib_norm`.
+        strength: ``"fixed"`` keeps lambda at ``lam``. ``"learnable"`` starts there and learns ``log_lambda``, ``[1]``, so
+            that lambda stays positive. ``"scheduled"`` arrives there: in the n-th of N steps lambda is
+            ``lam / min(1, n / max(1, round(ramp N)))``, a function of n alone; without a :meth:`set_step` it is ``lam``.
+        ramp: share of the run's steps that a scheduled compression takes to arrive.
+        bias: whether there is a beta.
+        place: the keywords of :class:`Norm`.
+    """
 
     def __init__(
         self,
@@ -99,12 +112,33 @@ class IBNorm(StandardizingNorm):
         lam: float = 4.0,
         scale: Scale = "absolute",
         form: Form = "unit_slope",
+        strength: Strength = "fixed",
+        ramp: float = 0.1,
         bias: bool = True,
         center: bool = True,
         **place: Any,
     ) -> None:
         super().__init__(hidden_size, eps, bias=bias, center=center, **place)
         self.compression, self.lam, self.scale, self.form = compression, lam, scale, form
+        self.strength, self.ramp = strength, ramp
+        self.log_lambda = self.scalar(math.log(lam)) if strength == "learnable" else None
+        self._scheduled = lam
+        # The same as a tensor, for a compiled norm: it would be compiled anew for every value of a number.
+        self._scheduled_tensor = torch.full((1,), lam)
+
+    def current_lambda(self) -> float | Tensor:
+        """lambda as the next forward pass has it; a tensor ``[1]`` where it is learned."""
+        if self.log_lambda is not None:
+            return (self.log_lambda if self.log_lambda.dtype == torch.float64 else self.log_lambda.float()).exp()
+        if self.strength == "scheduled" and torch.compiler.is_compiling():
+            return self._scheduled_tensor
+        return self._scheduled
+
+    def set_step(self, done: int, steps: int) -> None:
+        """Set a scheduled lambda for the step after ``done``; otherwise nothing."""
+        if self.strength == "scheduled":
+            self._scheduled = self.lam / min(1.0, (done + 1) / max(1, round(self.ramp * steps)))
+            self._scheduled_tensor = torch.full((1,), self._scheduled, device=self.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]`` to the same shape and type."""
@@ -113,7 +147,7 @@ class IBNorm(StandardizingNorm):
             self.weight,
             self.bias,
             compression=self.compression,
-            lam=self.lam,
+            lam=self.current_lambda(),
             eps=self.eps,
             scale=self.scale,
             form=self.form,
@@ -122,4 +156,4 @@ class IBNorm(StandardizingNorm):
         )
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.compression}, lam={self.lam}, {self.scale}, {self.form}"
+        return f"{super().extra_repr()}, {self.compression}, lam={self.lam}, {self.strength}, {self.scale}, {self.form}"

@@ -13,6 +13,7 @@ from .compression import Compression, get_compression
 
 Scale = Literal["absolute", "relative"]
 Form = Literal["unit_slope", "literal"]
+Strength = Literal["fixed", "learnable", "scheduled"]
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,12 @@ class Plan:
 
     Attributes:
         compression: the bounded compression f.
-        lam: its strength lambda > 0; in units of x if ``relative`` is false, in units of the row's standard deviation
-            otherwise.
+        lam: its strength lambda > 0 where that is a number, else 1; in units of x if ``relative`` is false, in units of
+            the row's standard deviation otherwise.
         eps: added to the variance inside the root.
         relative: compress c / sqrt(mean(c^2) + eps) instead of c.
         gain: what f is multiplied by: 1 in the literal form, 1 / f'(0) in the unit-slope form.
+        unit_slope: whether it is the unit-slope form.
         center: subtract the row's mean before and after compressing. False gives the RMSNorm-like sibling.
     """
 
@@ -34,6 +36,7 @@ class Plan:
     eps: float
     relative: bool
     gain: float
+    unit_slope: bool
     center: bool
 
     @staticmethod
@@ -51,7 +54,7 @@ class Plan:
             if value not in known:
                 raise ValueError(f"{name} is {value!r}: choose {' or '.join(known)}")
         gain = 1.0 / found.slope_at_zero(lam) if form == "unit_slope" else 1.0
-        return Plan(found, float(lam), float(eps), scale == "relative", gain, center)
+        return Plan(found, float(lam), float(eps), scale == "relative", gain, form == "unit_slope", center)
 
     def compress(self, u: Tensor) -> Tensor:
         """g(u) = sign(u) * gain * f(|u|), elementwise; same shape as u."""
@@ -71,4 +74,9 @@ def rows_of(x: Tensor) -> Tensor:
 
 def wide(x: Tensor) -> Tensor:
     """x in the type that norms compute in: float64 stays, the rest is float32."""
-    return x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return x.to(accumulation_dtype(x))
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """The type that statistics of x need: float64 for float64, float32 for the rest."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -14,6 +14,7 @@ so <q> follows from three sums over w and from sums that forward already has. Wi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,16 +26,26 @@ from .plan import Plan, rows_of
 
 
 class ShardedIBNorm(torch.autograd.Function):
-    """``apply(x, weight, bias, plan, process_group)`` with x ``[..., d_local]``, weight and bias ``[d_local]`` or None."""
+    """``apply(x, weight, bias, lam, plan, process_group)`` with x ``[..., d_local]``, weight and bias ``[d_local]`` or None.
+
+    lam is None where the plan's number is lambda, or a tensor ``[1]`` that stands for it; its gradient is that of this rank's
+    columns, and the ranks' sum is the whole.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, group: dist.ProcessGroup
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        lam: Tensor | None,
+        plan: Plan,
+        group: dist.ProcessGroup,
     ) -> Tensor:
         rows = rows_of(x)
         row_stats = _input_statistics(rows, plan, group)
         u, _ = _deviation(rows, row_stats, plan)
-        g, slope = plan.compress(u), plan.slope(u)
+        g, slope = _compress(u, plan, lam)
         width = row_stats[:, :1]
         terms = [g, g * g, slope, g * slope] + ([slope * u, g * slope * u] if plan.relative else [])
         means = _all_reduce([_row_sum(term) for term in terms], group) / width
@@ -47,18 +58,18 @@ class ShardedIBNorm(torch.autograd.Function):
         kept = [means[:, 2:3], rho * (means[:, 3:4] - mean_g * means[:, 2:3])]
         if plan.relative:
             kept += [means[:, 4:5], rho * (means[:, 5:6] - mean_g * means[:, 4:5])]
-        ctx.save_for_backward(x, weight, bias, row_stats, torch.cat([mean_g, rho, *kept], dim=-1))
+        ctx.save_for_backward(x, weight, bias, lam, row_stats, torch.cat([mean_g, rho, *kept], dim=-1))
         ctx.plan, ctx.group = plan, group
         return y.to(x.dtype).view(x.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        x, weight, bias, row_stats, kept = ctx.saved_tensors
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight, bias, lam, row_stats, kept = ctx.saved_tensors
         plan: Plan = ctx.plan
         rows = rows_of(x)
         u, scale = _deviation(rows, row_stats, plan)
-        g, slope = plan.compress(u), plan.slope(u)
+        g, slope = _compress(u, plan, lam)
         mean_g, rho = kept[:, :1], kept[:, 1:2]
         z = (g - mean_g.to(g.dtype)) * rho.to(g.dtype)
         dy = dy.reshape(rows.shape).to(rows.dtype)
@@ -67,8 +78,12 @@ class ShardedIBNorm(torch.autograd.Function):
         means = _all_reduce([_row_sum(term) for term in terms], ctx.group) / row_stats[:, :1]
         mean_w = means[:, :1] if plan.center else torch.zeros_like(rho)
         mean_wz = means[:, 1:2]
-        q = (w - mean_w.to(w.dtype) - z * mean_wz.to(w.dtype)) * rho.to(w.dtype) * slope
-        dx = q
+        dg = (w - mean_w.to(w.dtype) - z * mean_wz.to(w.dtype)) * rho.to(w.dtype)
+        dx = q = dg * slope
+        dlam = None
+        if lam is not None:
+            along = (dg * g).sum(dtype=torch.float64) if plan.unit_slope else 0.0
+            dlam = ((along - (q * u).sum(dtype=torch.float64)) / lam).to(lam.dtype)
         if plan.center:
             mean_q = rho * (means[:, 2:3] - mean_w * kept[:, 2:3] - mean_wz * kept[:, 3:4])
             dx = dx - mean_q.to(q.dtype)
@@ -77,7 +92,7 @@ class ShardedIBNorm(torch.autograd.Function):
             dx = (dx - u * mean_qu.to(q.dtype)) * scale
         dweight = None if weight is None else (dy * z).sum(0).to(weight.dtype)
         dbias = None if bias is None else dy.sum(0).to(bias.dtype)
-        return dx.to(x.dtype).view(x.shape), dweight, dbias, None, None
+        return dx.to(x.dtype).view(x.shape), dweight, dbias, dlam, None, None
 
 
 def _input_statistics(rows: Tensor, plan: Plan, group: dist.ProcessGroup) -> Tensor:
@@ -88,12 +103,26 @@ def _input_statistics(rows: Tensor, plan: Plan, group: dist.ProcessGroup) -> Ten
     rest = rows - local
     total = local.double() * width + _row_sum(rest)
     squares = _row_sum(rest * rest) + local.double() * (2 * total - local.double() * width)
-    sums = _all_reduce([width, total, squares], group)
+    sums = _all_reduce([width, total, squares, width * width], group)
+    if rows.device.type == "cpu" and rows.shape[0]:  # on a GPU it would be a stop; there the layer has looked at its width
+        _check_even(rows.shape[-1], sums[0], dist.get_world_size(group))
     width, mean = sums[:, :1], sums[:, 1:2] / sums[:, :1]
     if not plan.center:
         mean = torch.zeros_like(mean)
     scale = (sums[:, 2:3] / width - mean.square()).clamp_min_(0).add_(plan.eps).rsqrt_()
     return torch.cat([width, mean, scale], dim=-1)
+
+
+def _check_even(local: int, sums: Tensor, ranks: int) -> None:
+    """All ranks come to the same answer, so none waits for another that has raised.
+
+    Raises:
+        ValueError: the ranks' slices of a row differ in width.
+    """
+    total, squares = int(sums[0]), int(sums[3])
+    if ranks * squares != total * total:
+        mend = f"pad it to a multiple of {ranks}"
+        raise ValueError(f"a row of {total} columns lies unevenly on {ranks} ranks, {local} of them on this one: {mend}")
 
 
 def _deviation(rows: Tensor, row_stats: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
@@ -104,6 +133,16 @@ def _deviation(rows: Tensor, row_stats: Tensor, plan: Plan) -> tuple[Tensor, Ten
         high = mean.to(rows.dtype)
         c = (rows - high).sub_((mean - high).to(rows.dtype))
     return (c * scale if plan.relative else c), scale
+
+
+def _compress(u: Tensor, plan: Plan, lam: Tensor | None) -> tuple[Tensor, Tensor]:
+    """g and dg/du, each of u's shape."""
+    if lam is None:
+        return plan.compress(u), plan.slope(u)
+    lam = lam.to(u.dtype)
+    gain = lam / plan.compression.slope_at_zero(1.0) if plan.unit_slope else torch.ones_like(lam)
+    of_ratio = replace(plan, lam=1.0, gain=1.0)
+    return of_ratio.compress(u / lam) * gain, of_ratio.slope(u / lam) * (gain / lam)
 
 
 def _row_sum(values: Tensor) -> Tensor:

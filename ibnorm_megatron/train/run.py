@@ -151,6 +151,7 @@ def build_trainer(
     from .callbacks.console import Console
     from .callbacks.evaluate import Evaluate
     from .callbacks.norm_cost import NormCost
+    from .callbacks.norms import NormSteps
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
     from .loop import Trainer
     from .optimizer import build_optimizer
@@ -175,6 +176,7 @@ def build_trainer(
     engine = Engine(module, build_optimizer(module, train), groups, ds_config, train.grad_clip)
     sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
     callbacks = [
+        NormSteps(),  # first, so that an evaluation sees the norms of the step it stands before, resumed or not
         JsonLines(log.interval),
         TensorBoard(log.interval) if log.tensorboard else None,
         Wandb(log.interval, log.wandb, log.wandb_project) if log.wandb != "off" else None,

@@ -210,14 +210,20 @@ def test_a_large_mean_costs_no_precision() -> None:
     assert _relative_error(ib_norm(x, lam=1.0), ib_norm(x.double(), lam=1.0)) <= 2e-6
 
 
-def test_saves_the_input_and_at_most_twenty_bytes_a_row() -> None:
-    saved: list[Tensor] = []
-    x, weight, bias, _ = (t.float() for t in _leaves(32, 256))
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        ib_norm(x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), scale="relative")
-    known = {t.data_ptr() for t in (x, weight, bias)}
-    extra = sum(t.numel() * t.element_size() for t in saved if t.data_ptr() not in known)
-    assert extra <= 20 * 32
+@pytest.mark.parametrize(
+    ("scale", "center", "expected"), [("absolute", True, 16), ("relative", True, 20), ("absolute", False, 4)]
+)
+def test_saves_what_layer_norm_saves_and_a_few_bytes_a_row(scale: str, center: bool, expected: int) -> None:
+    x, weight, bias = (t.float().requires_grad_() for t in _leaves(32, 256)[:3])
+    found = []
+    layer_norm = lambda: torch.nn.functional.layer_norm(x, (256,), weight, bias)  # noqa: E731
+    for norm in (lambda: ib_norm(x, weight, bias, scale=scale, center=center), layer_norm):
+        saved: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
+            norm()
+        known = {t.data_ptr() for t in (x, weight, bias)}
+        found.append(sum(t.numel() * t.element_size() for t in saved if t.data_ptr() not in known))
+    assert found == [expected * 32, 8 * 32]
 
 
 def test_shapes_and_missing_affine() -> None:

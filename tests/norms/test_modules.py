@@ -91,6 +91,9 @@ def test_config_reads_names_and_mappings() -> None:
         ({"kind": "ibnorm", "lamda": 2.0}, "did you mean 'lambda'"),
         ({"kind": "ibnorm", "lambda": 0.5, "form": "literal"}, "unbounded"),
         ({"kind": "ibnorm", "compression": "lg"}, "did you mean 'log'"),
+        ({"kind": "ibnorm_identity", "strength": "learnable"}, "no effect on identity"),
+        ({"kind": "ibnorm", "strength": "scheduled", "form": "literal"}, "use form unit_slope"),
+        ({"kind": "ibnorm", "ramp": 0.5}, "ramp has no effect where strength is fixed"),
         (3, "a norm is a name or a mapping"),
     ],
 )

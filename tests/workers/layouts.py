@@ -25,6 +25,7 @@ from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, proce
 from ibnorm_megatron.parallel.sharding import Sharding, gather
 from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.callbacks.base import Callback
+from ibnorm_megatron.train.callbacks.norms import NormSteps
 from ibnorm_megatron.train.run import build_trainer
 
 #: In a case's overrides: leave partial gradients as they are, so that the test can see what it would have missed.
@@ -70,7 +71,7 @@ def _train(config: Config, groups: Groups, weights: dict[str, torch.Tensor] | No
     trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups, prepare_module=prepare)
     module = trainer.engine.module
     recorder = _Recorder()
-    trainer.callbacks = [recorder]
+    trainer.callbacks = [NormSteps(), recorder]
     gradients: dict[str, torch.Tensor] = {}
     step = trainer.engine.step
 

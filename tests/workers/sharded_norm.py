@@ -12,11 +12,12 @@ from collections.abc import Callable
 if sys.argv[1:] == ["fused"]:
     from . import interpreter  # noqa: F401  # before Triton is imported
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ibnorm_megatron.norms import compression_names, ib_norm
+from ibnorm_megatron.norms import compression_names, get_compression, ib_norm
 from ibnorm_megatron.norms.plan import Plan
 
 Norm = Callable[..., Tensor]
@@ -41,7 +42,7 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor, **options: object) -> Tensor
     from ibnorm_megatron.norms.kernels import sharded
 
     sharded._WIDEST_TILE = 16  # so that a row here takes several tiles
-    plan = Plan.of(eps=1e-5, form="unit_slope", **options)
+    plan = Plan.of(eps=1e-5, **options)
     return sharded.FusedShardedIBNorm.apply(x, weight, bias, plan, dist.group.WORLD)
 
 
@@ -64,14 +65,18 @@ def main(fused: bool) -> None:
             continue
         # Without centring a large mean saturates every compression, and there is no gradient left to compare.
         case = (name, scale, center, dtype, mean if center else 3.0, bound)
-        _check(_fused if fused else _eager, *case, rank=dist.get_rank(), world=dist.get_world_size())
+        for learned in (False, True) if get_compression(name).of_ratio and not fused else (False,):
+            _check(_fused if fused else _eager, learned, *case)
+    if not fused:
+        _check_uneven()
     dist.destroy_process_group()
 
 
 def _check(
-    norm: Norm, name: str, scale: str, center: bool, dtype: torch.dtype, mean: float, bound: float | None, rank: int, world: int
+    norm: Norm, learned: bool, name: str, scale: str, center: bool, dtype: torch.dtype, mean: float, bound: float | None
 ) -> None:
     global _calls
+    rank, world = dist.get_rank(), dist.get_world_size()
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     rows, width = 66, 64 if dtype == torch.float32 else 66  # even and uneven tiles, and more than one tile of rows
@@ -81,15 +86,16 @@ def _check(
         draw(width).to(dtype),
         draw(rows, width).to(dtype),
     )
-    options = {"compression": name, "lam": 2.0, "scale": scale, "center": center}
+    options = {"compression": name, "scale": scale, "center": center, "form": "literal" if name == "log" else "unit_slope"}
+    lams = [torch.tensor([2.0], dtype=kind, requires_grad=True) if learned else 2.0 for kind in (torch.float64, dtype)]
     whole = [t.double().clone().requires_grad_() for t in (x, weight, bias)]
-    expected = ib_norm(*whole, **options)
+    expected = ib_norm(*whole, lam=lams[0], **options)
     expected.backward(dy.double())
 
     mine = slice(rank * width // world, (rank + 1) * width // world)
     local = [t[..., mine].clone().requires_grad_() for t in (x, weight, bias)]
     _calls = 0
-    y = norm(*local, **options)
+    y = norm(*local, lam=lams[1], **options)
     forward_calls = _calls
     y.backward(dy[..., mine])
     assert (forward_calls, _calls - forward_calls) == (2, 1), (forward_calls, _calls)
@@ -99,7 +105,19 @@ def _check(
         ours, reference = ours.detach(), reference.detach()[..., mine]
         error = float((ours.double() - reference).norm() / reference.norm())
         rounding = float((reference.to(dtype).double() - reference).norm() / reference.norm())
-        assert error <= (1.2 * rounding if bound is None else bound), (name, scale, center, dtype, what, error)
+        assert error <= (1.2 * rounding if bound is None else bound), (name, scale, center, learned, dtype, what, error)
+    if learned:  # every rank holds the whole of lambda, and its own columns' share of the gradient
+        dlam = lams[1].grad.double()
+        dist.all_reduce(dlam)
+        # A unit-slope gradient is a difference of two sums; that they are of order one, of so many addends, is what bounds it.
+        assert float((dlam - lams[0].grad).abs()) <= bound * rows, (name, scale, center, dtype, dlam, lams[0].grad)
+
+
+def _check_uneven() -> None:
+    """A width that the ranks do not divide: every rank says so, and none waits for another."""
+    x = torch.randn(4, 5 + dist.get_rank() % 2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"a row of \d+ columns lies unevenly on \d ranks"):
+        ib_norm(x, process_group=dist.group.WORLD)
 
 
 if __name__ == "__main__":
