@@ -55,11 +55,18 @@ class EagerIBNorm(torch.autograd.Function):
         curve = _Curve.of(plan, lam, dtype)
         gamma, beta = _as(weight, dtype), _as(bias, dtype)
         rows = x.reshape(-1, x.shape[-1]).contiguous()
-        y, stats = torch.empty_like(rows), []
         height = _block_height(rows)
-        for of_x, of_y in zip(rows.split(height), y.split(height), strict=True):
-            stats.append(_forward(of_x.to(dtype), gamma, beta, of_y, plan, curve))
-        ctx.save_for_backward(x, weight, lam, torch.cat(stats, dim=1))
+        if height >= rows.shape[0]:
+            y, stats = _forward(rows.to(dtype), gamma, beta, plan, curve)
+            y = y.to(x.dtype)
+        else:
+            y, of_blocks = torch.empty_like(rows), []
+            for of_x, of_y in zip(rows.split(height), y.split(height), strict=True):
+                wide, of_block = _forward(of_x.to(dtype), gamma, beta, plan, curve)
+                of_y.copy_(wide)
+                of_blocks.append(of_block)
+            stats = torch.cat(of_blocks, dim=1)
+        ctx.save_for_backward(x, weight, lam, stats)
         ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
         return y.view(x.shape)
 
@@ -123,8 +130,8 @@ def _block_height(rows: Tensor) -> int:
     return max(1, _BLOCK_ELEMENTS * torch.get_num_threads() // max(1, rows.shape[-1]))
 
 
-def _forward(rows: Tensor, weight: Tensor | None, bias: Tensor | None, y: Tensor, plan: Plan, curve: _Curve) -> Tensor:
-    """Write y ``[n, d]`` of rows ``[n, d]``; returns what backward needs, ``[k, n, 1]``: rho, the means, the scale."""
+def _forward(rows: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, curve: _Curve) -> tuple[Tensor, Tensor]:
+    """y ``[n, d]`` of rows ``[n, d]``, and what backward needs, ``[k, n, 1]``: rho, the means, the scale."""
     c, low, stats = rows, None, []
     if plan.center:
         # The mean as an unevaluated sum high + low. A mean of 1e4 rounded to float32 is off by 5e-4, and an error of the
@@ -142,15 +149,13 @@ def _forward(rows: Tensor, weight: Tensor | None, bias: Tensor | None, y: Tensor
         stats.append(scale)
     g, _, _ = curve.value(_ratio(c, low, scale, curve))
     if plan.center:
-        standard, mean_g, rho = torch.native_layer_norm(g, g.shape[-1:], weight, bias, curve.eps)
-        y.copy_(standard)
-        return torch.stack([rho, mean_g, *stats])
+        y, mean_g, rho = torch.native_layer_norm(g, g.shape[-1:], weight, bias, curve.eps)
+        return y, torch.stack([rho, mean_g, *stats])
     rho = _mean(g.square()).add_(curve.eps).rsqrt_()
-    standard = g * rho
+    y = g * rho
     if weight is not None:
-        standard = standard.mul_(weight)
-    y.copy_(standard if bias is None else standard.add_(bias))
-    return torch.stack([rho, *stats])
+        y = y.mul_(weight)
+    return y if bias is None else y.add_(bias), torch.stack([rho, *stats])
 
 
 def _backward(

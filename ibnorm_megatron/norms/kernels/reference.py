@@ -75,9 +75,10 @@ def backward(
 def _plan(settings: Settings) -> Plan:
     return Plan(
         get_compression(settings.compression),
-        settings.lam,
-        settings.eps,
-        settings.relative,
-        settings.gain,
-        settings.center,
+        lam=settings.lam,
+        eps=settings.eps,
+        relative=settings.relative,
+        gain=settings.gain,
+        unit_slope=False,  # asked for only where lambda is a tensor
+        center=settings.center,
     )
