@@ -158,12 +158,12 @@ def test_hashed_noise_is_standard_normal_and_independent() -> None:
     assert torch.equal(part.double(), z[100:120, 7:300])
 
 
-def test_batchnorm_keeps_bias_corrected_averages_of_the_steps() -> None:
+def test_batchnorm_keeps_averages_of_the_steps() -> None:
     module = BatchNorm(6, momentum=0.25).double()
     x = _numbers(2, 6)
     torch.testing.assert_close(module.eval()(x), x / math.sqrt(1 + 1e-5), rtol=1e-12, atol=0)  # before the first step
     steps = [3 + step + (1 + step) * _numbers(4, 7, 3, 6, seed=step) for step in range(3)]
-    mean = variance = torch.zeros(6, dtype=torch.float64)
+    mean, variance = torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
     module.set_step(0, 3)
     for done, micro_batches in enumerate(steps, start=1):
         module.train()
@@ -174,20 +174,19 @@ def test_batchnorm_keeps_bias_corrected_averages_of_the_steps() -> None:
         tokens = micro_batches.flatten(0, -2)
         mean = 0.75 * mean + 0.25 * tokens.mean(0)
         variance = 0.75 * variance + 0.25 * tokens.var(0, correction=0)
-        corrected = [average / (1 - 0.75**done) for average in (mean, variance)]
-        for found, expected in zip(module.statistics(), corrected, strict=True):
+        for found, expected in zip(module.statistics(), (mean, variance), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-    expected = (x - corrected[0]) / (corrected[1] + 1e-5).sqrt()
+    expected = (x - mean) / (variance + 1e-5).sqrt()
     torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_batchnorms_statistics_outlive_bf16_and_checkpoints_bit_for_bit() -> None:
-    module, x = BatchNorm(6), _numbers(50, 6).float() * 3 + 100
+    module, x = BatchNorm(6, momentum=1.0), _numbers(50, 6).float() * 3 + 100
     module(x), module.set_step(1, 9)
     torch.testing.assert_close(module.statistics()[1], x.double().var(0, correction=0), rtol=1e-4, atol=0)
     assert all(map(torch.equal, module.statistics(), copy.deepcopy(module).bfloat16().statistics()))
     module(x)
-    again = BatchNorm(6)
+    again = BatchNorm(6, momentum=1.0)
     again.load_state_dict(module.state_dict())
     for one in (module, again):
         one(2 * x), one.set_step(2, 9)

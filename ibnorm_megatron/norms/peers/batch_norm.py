@@ -18,10 +18,11 @@ class BatchNorm(Norm):
     Batch normalization (Ioffe & Szegedy, arXiv 1502.03167) takes m and v from the batch at hand: in a causal language model
     that tells every token about the later ones. Here m and v hold nothing of the current step, in training as in
     evaluation, and get no gradient. A forward pass in training adds its tokens to sums; :meth:`set_step` turns the sums,
-    over all ranks, into the step's mean and biased variance and these into bias-corrected exponential averages. Before the
-    first step m = 0 and v = 1. This form is this project's own, and one to compare with rather than to use: nothing but
-    the averages bounds the output, so y grows where activations grow faster than they follow, and first tries with a tiny
-    LLaMA learned far more slowly than with RMSNorm.
+    over all ranks, into the step's mean and biased variance and these into exponential averages, which start at 0 and 1.
+    They are not corrected for that start: all norms of a model would jump at the second step, each unaware of the others,
+    and a model with many of them is infinite at once. This form is this project's own, and one to compare with rather
+    than to use: nothing but the averages bounds the output, so y grows where activations grow faster than they follow,
+    and in a first try a tiny LLaMA learned far more slowly than with RMSNorm.
 
     An activation that is computed twice counts twice, in the sums and in their number, and the mean stays.
 
@@ -39,8 +40,8 @@ class BatchNorm(Norm):
         self.weight = self.vector(1.0)
         self.bias = self.vector(0.0) if bias else None
         # float64 as bits: whoever turns a module into bf16 leaves integers alone. Rows: mean and variance.
-        self.register_buffer("averages", torch.zeros(2, self.local_size, dtype=torch.int64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        start = torch.tensor([[0.0], [1.0]], dtype=torch.float64).repeat(1, self.local_size)
+        self.register_buffer("averages", start.view(torch.int64))
         # Since the last step: deviations from m, and their squares, summed over so many rows.
         self.register_buffer("sums", torch.zeros(2, self.local_size, dtype=torch.int64))
         self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
@@ -57,9 +58,8 @@ class BatchNorm(Norm):
     @torch.no_grad()
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of every channel, ``[d]`` in float64; the mean has a float32 value, so that no c rounds it."""
-        share = 1 - (1 - self.momentum) ** self.steps.double()  # of the average that is not its zero start
-        mean, variance = self.averages.view(torch.float64) / share.clamp_min(self.momentum)
-        return mean.float().double(), torch.where(self.steps > 0, variance, 1.0)
+        mean, variance = self.averages.view(torch.float64)
+        return mean.float().double(), variance
 
     @torch.no_grad()
     def set_step(self, done: int, steps: int) -> None:
@@ -70,9 +70,7 @@ class BatchNorm(Norm):
         rows = gathered[-1]
         shift, square = gathered[:-1].view(2, -1) / rows.clamp_min(1)
         new = torch.stack([self.statistics()[0] + shift, (square - shift * shift).clamp_min(0)])
-        seen = rows > 0
-        self.averages.view(torch.float64).lerp_(new, self.momentum * seen.double())
-        self.steps += seen
+        self.averages.view(torch.float64).lerp_(new, self.momentum * (rows > 0).double())
         self.sums.zero_()
         self.rows.zero_()
 
