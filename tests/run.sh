@@ -5,4 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
-exec python -m pytest "$@"
+# Two files of tests at a time: most of the time is one process's arithmetic, or waiting for its ranks.
+exec python -m pytest -n 2 --dist loadfile "$@"
