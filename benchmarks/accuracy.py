@@ -18,7 +18,7 @@ OFFSETS = {torch.float32: 1e4, torch.bfloat16: 50.0, torch.float16: 500.0}
 GRADIENTS = {"x": "dx", "weight": "dgamma", "bias": "dbeta"}
 
 #: Errors of two contenders within this factor are a tie: the order of a sum moves them by as much.
-TIE = 1.05
+TIE = 1.25
 
 
 def errors_of(contender: Contender, inputs: Inputs, expected: dict[str, Tensor]) -> dict[str, float]:
@@ -64,11 +64,10 @@ def compare(
 
 
 def verdict(own: dict[str, float], peers: list[dict[str, float]]) -> str:
-    """Whether any peer of the same formula has a smaller error: ``lowest``, ``tied``, or the quantities that are worse."""
+    """Beside the best peer of the same formula, quantity by quantity: ``lowest``, ``tied``, or ``higher`` in some."""
     if not peers:
         return "no peer"
-    best = {name: min(peer[name] for peer in peers if name in peer) for name in own}
-    worse = [f"{name} x{own[name] / best[name]:.2f}" for name in own if own[name] > TIE * best[name]]
-    if worse:
+    ratios = {name: own[name] / min(peer[name] for peer in peers if name in peer) for name in own}
+    if worse := [f"{name} x{ratio:.2f}" for name, ratio in ratios.items() if ratio > TIE]:
         return "higher: " + ", ".join(worse)
-    return "lowest" if all(own[name] * TIE < best[name] for name in own) else "lowest or tied"
+    return f"{'lowest' if max(ratios.values()) < 1 else 'tied'}, at most x{max(ratios.values()):.2f}"
