@@ -322,7 +322,7 @@ def _room(room: type[Room], values: Any, name: str) -> tuple[Room, list[Problem]
         dropped = False
         for detail in found:
             field = detail["loc"][0] if detail["loc"] else None
-            if detail["type"] == "missing" and field in given:
+            if detail["type"] == "missing" and detail["loc"] == (field,) and field in given:
                 continue  # it was there, and wrong, and is reported
             problems.append(_problem(room, name, detail))
             if field in values:
@@ -354,8 +354,9 @@ def _problem(room: type[BaseModel], name: str, detail: Any) -> Problem:
     if detail["type"] == "missing":
         return Problem(where, "missing", "it has no default", f"add it to the config file or pass {where}=VALUE")
     if detail["type"] == "extra_forbidden":
-        key = str(detail["loc"][-1])
-        return Problem(where, repr(detail["input"]), "there is no such field here", nearest(key, room.model_fields))
+        key, deep = str(detail["loc"][-1]), len(detail["loc"]) > 1
+        mend = "take it out" if deep else nearest(key, room.model_fields)
+        return Problem(where, repr(detail["input"]), "there is no such field here", mend)
     if detail["type"] == "value_error":
         why, _, mend = str(detail["ctx"]["error"]).partition(": ")
         value = "set so" if isinstance(detail["input"], dict) else repr(detail["input"])

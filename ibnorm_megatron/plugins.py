@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,12 +20,13 @@ def load_plugins(paths: Iterable[str]) -> Iterator[Problem]:
         A problem for each file that is not there or raises an error.
     """
     for given in paths:
-        path = Path(given).expanduser().resolve()
-        name = f"ibnorm_plugin_{xxhash.xxh3_64_hexdigest(str(path).encode())}"
-        if name in sys.modules:
-            continue
-        if path.suffix != ".py" or not path.is_file():
+        path = os.path.expanduser(given)
+        if not path.endswith(".py") or not os.path.isfile(path):  # unlike Path.is_file, false for a name that cannot be one
             yield Problem("plugins", given, "there is no such Python file", "give the path of a .py file")
+            continue
+        path = os.path.realpath(path)
+        name = f"ibnorm_plugin_{xxhash.xxh3_64_hexdigest(path.encode())}"
+        if name in sys.modules:
             continue
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
@@ -33,7 +35,7 @@ def load_plugins(paths: Iterable[str]) -> Iterator[Problem]:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:  # whatever the user's code raises
+        except (Exception, SystemExit) as error:  # whatever the user's code raises; an exit would look like a success
             del sys.modules[name]
             yield Problem("plugins", given, f"it cannot be imported ({type(error).__name__}: {error})", "mend it")
 

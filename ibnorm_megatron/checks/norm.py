@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ..norms.base import Norm
@@ -25,19 +27,27 @@ def check_norm(config: NormConfig, plugins: Sequence[str] = ()) -> Iterator[Find
         plugins: files that register it, for the processes that check sharding.
     """
     yield from check_alone(config)
-    (findings,) = check_sharding([config], plugins)
-    yield from findings
+    yield from _caught("on two ranks", lambda: next(check_sharding([config], plugins)))
 
 
 def check_alone(config: NormConfig) -> Iterator[Finding]:
     """The checks that one process can do."""
     if isinstance(config, IBNormConfig):
-        yield from check_compression(get_compression(config.compression))
-    yield _parameters(config)
-    yield from _gradients(config)
-    yield from _precision(config)
-    yield _rows(config)
-    yield _scale(config)
+        compression = get_compression(config.compression)
+        yield from _caught("of the compression", lambda: check_compression(compression))
+    checks = {"parameters": _parameters, "gradients": _gradients, "precision": _precision, "rows": _rows, "scale": _scale}
+    for name, check in checks.items():
+        yield from _caught(f"of {name}", partial(check, config))
+
+
+def _caught(which: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """A check's findings; an error in the code under test is one, too."""
+    try:
+        yield from check()
+    except mp.ProcessRaisedException as error:  # its text ends with the error's own
+        yield Finding(f"the check {which} raises no error", False, str(error).strip().splitlines()[-1])
+    except Exception as error:  # whatever the user's code raises
+        yield Finding(f"the check {which} raises no error", False, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def build(config: NormConfig, dtype: torch.dtype, width: int = _WIDTH) -> Norm:
@@ -56,10 +66,10 @@ def draw(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _parameters(config: NormConfig) -> Finding:
+def _parameters(config: NormConfig) -> Iterator[Finding]:
     built = sum(parameter.numel() for parameter in config.build(_WIDTH).parameters())
     said = config.num_params(_WIDTH)
-    return Finding("num_params counts what is built", built == said, f"{built} built, {said} said, at width {_WIDTH}")
+    yield Finding("num_params counts what is built", built == said, f"{built} built, {said} said, at width {_WIDTH}")
 
 
 def _gradients(config: NormConfig) -> Iterator[Finding]:
@@ -109,18 +119,18 @@ def _relative(y: Tensor, reference: Tensor) -> float:
 
 
 @torch.no_grad()
-def _rows(config: NormConfig) -> Finding:
+def _rows(config: NormConfig) -> Iterator[Finding]:
     module, x = build(config, torch.float32), draw(4, 4, _WIDTH).float()
     spoiled = x.clone()
     spoiled[1, 7] = float("nan")
     same = torch.equal(module(x)[[0, 2, 3]], module(spoiled)[[0, 2, 3]])
-    return Finding("a row with NaN spoils no other row", same, "")
+    yield Finding("a row with NaN spoils no other row", same, "")
 
 
 @torch.no_grad()
-def _scale(config: NormConfig) -> Finding:
+def _scale(config: NormConfig) -> Iterator[Finding]:
     """How much the output changes with the input's scale; LayerNorm's does not, IBNorm's does with an absolute lambda."""
     module, x = build(config, torch.float64), draw(5, 64, _WIDTH)
     y = module(x)
     changes = [f"{float((module(a * x) - y).norm() / y.norm()):.0e} at {a}x" for a in (0.1, 10)]
-    return Finding("change of the output with the input's scale", None, ", ".join(changes))
+    yield Finding("change of the output with the input's scale", None, ", ".join(changes))

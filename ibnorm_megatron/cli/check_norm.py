@@ -13,6 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
+    from pydantic import ValidationError
     from rich.console import Console
     from rich.table import Table
 
@@ -26,6 +27,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
     try:
         config = parse_norm(parse_yaml(arguments.norm))
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}".removeprefix(": ") for detail in error.errors()]
+        raise UserError(Problem("the norm", repr(arguments.norm), ", and ".join(wrong), "change it")) from None
     except ValueError as error:
         why, _, mend = str(error).partition(": ")
         raise UserError(Problem("the norm", repr(arguments.norm), why, mend or "change it")) from None

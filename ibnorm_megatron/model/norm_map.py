@@ -48,7 +48,7 @@ def _per_head_if_true(value: object) -> object:
 QKNorm = Annotated[Literal["none", "per_head", "full"], BeforeValidator(_per_head_if_true)]
 
 _SITE = "|".join(LAYER_SITES + MODEL_SITES)
-_PATTERN = re.compile(rf"(?:layers\.(?P<first>\d+)(?:-(?P<last>\d+))?)?(?:(?:^|\.)(?P<site>{_SITE}))?")
+_PATTERN = re.compile(rf"(?:layers\.(?P<first>\d+)(?:-(?P<last>\d+))?)?(?:(?:^|(?<=\d)\.)(?P<site>{_SITE}))?")
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def parse_norm_map(value: Any) -> NormMap:
         return value
     if isinstance(value, Mapping) and "default" in value:
         return NormMap.model_validate(dict(value))
+    if isinstance(value, Mapping) and "kind" not in value:
+        raise ValueError("it has neither kind nor default: a norm has a kind, and a map by site and layer a default")
     return NormMap({"default": parse_norm(value)})
 
 

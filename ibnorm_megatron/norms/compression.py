@@ -143,9 +143,10 @@ def _softsign(v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _asinh(v: Tensor) -> tuple[Tensor, Tensor]:
     # asinh(a) = log1p(a + a^2 / (1 + sqrt(1 + a^2))); PyTorch's own is not vectorized on CPUs, and ten times slower.
-    square = v.square()
+    size = v.abs().clamp_max_(1e18)  # a square beyond is inf in float32, and inf / inf no number
+    square = size.square()
     root = square.add(1).sqrt_()
-    return v.abs().addcdiv_(square, root + 1).log1p_().copysign_(v), root
+    return size.addcdiv_(square, root + 1).log1p_().copysign_(v), root
 
 
 _STRAIGHT = Odd(value=lambda v: (v, None), chain=lambda dg, v, kept: dg)

@@ -56,11 +56,10 @@ class NormConfig(BaseModel):
         return self._label(self.kind, hidden=("kind",))
 
     def _label(self, name: str, hidden: tuple[str, ...]) -> str:
-        default = type(self)(kind=self.kind)
         changed = [
             f"{field.alias or option}={getattr(self, option)}"
             for option, field in type(self).model_fields.items()
-            if option not in hidden and getattr(self, option) != getattr(default, option)
+            if option not in hidden and getattr(self, option) != field.get_default(call_default_factory=True)
         ]
         return f"{name}({', '.join(changed)})" if changed else name
 

@@ -39,7 +39,7 @@ from .plan import Plan, accumulation_dtype
 #: core with 2 MiB of cache: a quarter loses a third to the calls, and all rows at once lose to memory.
 _BLOCK_ELEMENTS = 131_072
 
-#: An eps / G^2 below this would meet float32's smallest numbers; G is then multiplied with.
+#: An eps / G^2 below this, or above its inverse, would meet the ends of float32; G is then multiplied with.
 _SMALLEST_EPS = 1e-30
 
 
@@ -111,7 +111,9 @@ class _Curve:
             return _Curve(plan.compression.of_ratio_odd(), lam.reciprocal(), gain, plan.eps)
         odd, factor = plan.compression.fixed_odd(plan.lam)
         folded = plan.eps / plan.gain**2
-        return _Curve(odd, factor, 1.0, folded) if folded > _SMALLEST_EPS else _Curve(odd, factor, plan.gain, plan.eps)
+        if _SMALLEST_EPS < folded < 1 / _SMALLEST_EPS:
+            return _Curve(odd, factor, 1.0, folded)
+        return _Curve(odd, factor, plan.gain, plan.eps)
 
     def scaled(self, weight: Tensor | None, ones: Tensor) -> Tensor:
         """gamma ``[d]`` times what every gradient is multiplied by on its way from LayerNorm's input to u."""

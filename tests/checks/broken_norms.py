@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from ibnorm_megatron.norms import Compression, Norm, NormConfig, register_compression, register_norm
@@ -24,6 +25,7 @@ _compression("falling", f=lambda r, lam: r / (1 + (r / lam).square()) / lam)
 _compression("unbounded", f=lambda r, lam: (r / lam).square())
 _compression("wrong_slope", slope=lambda r, lam: (1 - (r / lam).tanh().square()) / lam * 1.001)
 _compression("wrong_slope_at_zero", slope_at_zero=lambda lam: 2 / lam)
+_compression("raising", f=lambda r, lam: r.no_such_method())
 _compression("offset", f=lambda r, lam: (r / lam).tanh() + 1e-3)
 
 
@@ -38,6 +40,8 @@ class _Broken(Norm):
             self.weight.sequence_parallel = False
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fault == "raises" or (self.fault == "raises_on_one_rank" and dist.is_initialized() and dist.get_rank() == 1):
+            raise ValueError("it cannot be computed")
         wide = x if self.fault == "low_precision" else x.to(torch.promote_types(x.dtype, torch.float32))
         size = wide.square()
         if self.fault == "rows":
@@ -68,3 +72,15 @@ class _UnshardedConfig(_BrokenConfig):
 
 
 register_norm("unsharded")(_UnshardedConfig)
+
+
+class _DemandingConfig(NormConfig):
+    """A norm with an option that has no default."""
+
+    power: float
+
+    def num_params(self, width: int) -> int:
+        return 0
+
+
+register_norm("demanding")(_DemandingConfig)

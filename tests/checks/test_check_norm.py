@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ibnorm_megatron.checks.norm import check_alone
+from ibnorm_megatron.checks.norm import check_alone, check_norm
 from ibnorm_megatron.checks.sharding import check_sharding
 from ibnorm_megatron.cli import main
 from ibnorm_megatron.errors import raise_if_any
@@ -43,6 +43,8 @@ def test_every_norm_is_the_same_on_two_ranks() -> None:
         ({"kind": "broken", "fault": "detached"}, "gradcheck"),
         ({"kind": "broken", "fault": "low_precision"}, "bf16"),
         ({"kind": "broken", "fault": "rows"}, "a row with NaN"),
+        ({"kind": "broken", "fault": "raises"}, "the check of rows raises no error"),
+        ("ibnorm_raising", "the check of the compression raises no error"),
     ],
     ids=str,
 )
@@ -62,6 +64,13 @@ def test_a_norm_that_goes_wrong_on_two_ranks_is_noticed() -> None:
     assert [finding.kept for finding in unsharded] == [True, None]
 
 
+def test_an_error_on_one_of_two_ranks_is_a_broken_promise() -> None:
+    raise_if_any(load_plugins([PLUGIN]))
+    findings = list(check_norm(parse_norm({"kind": "broken", "fault": "raises_on_one_rank"}), [PLUGIN]))
+    broken = [(finding.what, finding.figure) for finding in findings if finding.kept is False]
+    assert broken == [("the check on two ranks raises no error", "ValueError: it cannot be computed")]
+
+
 def test_the_command_reports_and_exits_with_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["check-norm", "{kind: broken, fault: detached}", "--plugin", PLUGIN]) == 1
@@ -76,6 +85,10 @@ def test_the_command_reports_and_exits_with_1(capsys: pytest.CaptureFixture[str]
     ("arguments", "says"),
     [
         (["rmsnrm"], "did you mean 'rmsnorm'?"),
+        (
+            ["{kind: ibnorm, lambda: 0, eps: x}"],
+            "eps: Input should be a valid number, and lambda: Input should be greater than 0; change it.",
+        ),
         (["rmsnorm", "--plugin", "nowhere.py"], "plugins is nowhere.py: there is no such Python file"),
     ],
 )

@@ -51,6 +51,12 @@ def test_a_named_site_is_added_and_none_takes_one_away() -> None:
     assert found == {"layers.0.mlp_in": "rmsnorm", "layers.0.mlp_sub": "layernorm", "final": "rmsnorm"}
 
 
+def test_an_option_without_default_is_in_the_label() -> None:
+    assert set(_labels("plugins=[tests/checks/broken_norms.py]", "model.norm={kind: demanding, power: 0.5}").values()) == {
+        "demanding(power=0.5)"
+    }
+
+
 def test_widths_are_those_of_what_is_normed() -> None:
     model = _config("model.norm_placement=sub", "model.qk_norm=full").model
     widths = {site.name: model.norm_width(site) for site in model.norm_sites()}
@@ -81,6 +87,13 @@ REFUSED = {
         ["model.norm={default: rmsnrm, final: {kind: layernorm, lamda: 2}, layers.9: ibnorm_x}"],
         ["did you mean 'rmsnorm'?", "model.norm.final is", "no option 'lamda'", "model.norm.layers.9 is 'ibnorm_x'"],
     ),
+    "a site behind a dot": (["model.norm={default: rmsnorm, .attn_in: layernorm}"], ["'.attn_in' is no site"]),
+    "a map without default": (["model.norm={final: layernorm}"], ["neither kind nor default"]),
+    "both names of an option": (["model.norm={kind: ibnorm, lam: 2, lambda: 3}"], ["model.norm.lam is 2", "take it out"]),
+    "a plugin's option without default": (
+        ["plugins=[tests/checks/broken_norms.py]", "model.norm=demanding"],
+        ["model.norm.power is missing: it has no default"],
+    ),
     "an unknown placement": (["model.norm_placement=pri"], ["model.norm_placement is 'pri'"]),
 }
 
@@ -108,6 +121,10 @@ def test_a_norm_that_cannot_take_sharded_columns_is_refused_where_they_are() -> 
     [
         ("[nowhere.py]", "there is no such Python file"),
         ("{a: b}", "it is no list of Python files"),
+        ("[~nobody-has-this-name/norms.py]", "there is no such Python file"),
+        ('["\\0.py"]', "there is no such Python file"),
+        (f"[{'n' * 5000}.py]", "there is no such Python file"),
+        ("[tests/model/plugin_that_exits.py]", "it cannot be imported (SystemExit: 0)"),
         ("[tests/model/plugin_that_raises.py]", "it cannot be imported (ZeroDivisionError: division by zero)"),
     ],
 )

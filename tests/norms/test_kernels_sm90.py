@@ -11,13 +11,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.sass import Machine, launches, offset_types, per_element, read
 from ibnorm_megatron.norms.kernels import shards
 from ibnorm_megatron.norms.kernels.folding import Settings, slots
-from ibnorm_megatron.norms.kernels.launch import Launch, backward_launches, forward_launch, is_fast
+from ibnorm_megatron.norms.kernels.launch import Launch, is_fast
 from ibnorm_megatron.norms.kernels.sharded import moments_launch, stage_launch
 from ibnorm_megatron.norms.plan import Plan
-
-from .sass import Machine, offset_types, read
 
 #: The most instructions an element, forward and backward, at a width that is a power of two.
 CEILINGS = {"identity": (14.5, 23), "log": (26, 34), "tanh": (26, 34), "softsign": (20.5, 28), "asinh": (28.5, 35)}
@@ -38,18 +37,7 @@ def _launches(
 ) -> tuple[Launch, list[Launch]]:
     """Forward's launch and backward's, on tensors without memory."""
     plan = Plan.of(compression, 4.0, 1e-5, "relative" if relative else "absolute", "unit_slope", center)
-    settings = Settings.of(plan)
-    x, r, y, stream, dy, dx = torch.empty(6, 1024, width, dtype=dtype, device="meta")
-    weight, beta = torch.empty(2, width, dtype=dtype, device="meta")
-    stats = torch.empty(slots(settings, is_fast(x)).count, 1024, device="meta")
-    beta = beta if bias else None
-    forward = forward_launch(x, r if residual else None, weight, beta, y, stream if residual else None, stats, settings)
-    return forward, backward_launches(dy, r if residual else None, x, weight, stats, dx, bias, settings)
-
-
-def _per_element(launch: Launch, machine: Machine, *, loop: bool) -> float:
-    tile = launch.constants["ROWS"] * launch.constants["BLOCK"]
-    return (machine.loop if loop else machine.opcodes).total() * launch.warps * 32 / tile
+    return launches(width, dtype, Settings.of(plan), residual=residual, bias=bias)
 
 
 def _assert_no_spill(launch: Launch) -> Machine:
@@ -68,8 +56,8 @@ def test_instructions_an_element(compression: str, width: int) -> None:
     assert forward.constants["EVEN"] and backward.constants["EVEN"]
     most_forward, most_backward = CEILINGS[compression]
     machine = _assert_no_spill(forward)
-    assert _per_element(forward, machine, loop=False) <= most_forward
-    assert _per_element(backward, _assert_no_spill(backward), loop=True) <= most_backward
+    assert per_element(forward, machine, loop=False) <= most_forward
+    assert per_element(backward, _assert_no_spill(backward), loop=True) <= most_backward
     for function in SPECIAL[compression]:
         assert 32 <= machine.opcodes[f"MUFU.{function}"] <= 34  # of 32 elements a thread, and at most two a row
 
@@ -78,8 +66,8 @@ def test_instructions_an_element(compression: str, width: int) -> None:
 def test_short_rows_share_a_tile(width: int) -> None:
     forward, (backward,) = _launches(width, torch.bfloat16)
     assert forward.constants["ROWS"] * width == 4096
-    assert _per_element(forward, _assert_no_spill(forward), loop=False) <= 28
-    assert _per_element(backward, _assert_no_spill(backward), loop=True) <= 36
+    assert per_element(forward, _assert_no_spill(forward), loop=False) <= 28
+    assert per_element(backward, _assert_no_spill(backward), loop=True) <= 36
 
 
 @pytest.mark.parametrize(
@@ -107,8 +95,8 @@ def test_the_heaviest_kernels_do_not_spill(width: int, dtype: torch.dtype, compr
 
 def test_rms_norm_is_the_lightest() -> None:
     forward, (backward,) = _launches(4096, torch.bfloat16, "identity", center=False, bias=False)
-    assert _per_element(forward, _assert_no_spill(forward), loop=False) <= 10
-    assert _per_element(backward, _assert_no_spill(backward), loop=True) <= 16
+    assert per_element(forward, _assert_no_spill(forward), loop=False) <= 10
+    assert per_element(backward, _assert_no_spill(backward), loop=True) <= 16
 
 
 def _sharded_launches(width: int, dtype: torch.dtype, compression: str) -> list[Launch]:

@@ -99,11 +99,13 @@ def test_scheduled_lambda_is_a_function_of_the_step() -> None:
     torch.testing.assert_close(module(x), torch.nn.functional.layer_norm(x, (8,)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("lam", [1e-12, 1e6, 1e12, 1e25])
+@pytest.mark.parametrize("lam", [1e-30, 1e-12, 1e6, 1e12, 1e25])
 @pytest.mark.parametrize("name", OF_RATIO)
 def test_no_lambda_is_too_large_or_small(name: str, lam: float) -> None:
-    x = _draw(4, 33).float()
+    x = _draw(4, 33).float().requires_grad_()
     y = ib_norm(x, compression=name, lam=lam)
+    y.sum().backward()
     assert torch.isfinite(y).all()
-    if lam >= 1e6:
+    assert torch.isfinite(x.grad).all()
+    if lam >= 1e6 or name == "linear":
         torch.testing.assert_close(y, torch.nn.functional.layer_norm(x, (33,)), rtol=1e-4, atol=1e-4)

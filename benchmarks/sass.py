@@ -1,4 +1,4 @@
-"""Compiling a launch for sm_90 without a GPU, and reading the machine code (SASS) that ptxas makes of it."""
+"""Compiling a launch without a GPU, for sm_90 by default, and reading the machine code (SASS) that ptxas makes of it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ibnorm_megatron.norms.kernels.launch import Launch
+from ibnorm_megatron.norms.kernels.folding import Settings, slots
+from ibnorm_megatron.norms.kernels.launch import Launch, backward_launches, forward_launch, is_fast
 
 #: cuobjdump and nvdisasm come with Triton's wheel.
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+HOPPER = 90
 TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
 
 
@@ -39,10 +41,22 @@ class Machine:
     loop: Counter[str]
 
 
-def read(launch: Launch) -> Machine:
-    """Compile for sm_90 (Hopper) with the types and the divisibility that the launch's own arguments have, and disassemble."""
+def launches(
+    width: int, dtype: torch.dtype, settings: Settings, *, residual: bool = False, bias: bool = True
+) -> tuple[Launch, list[Launch]]:
+    """Forward's launch and backward's, with gain, on tensors without memory."""
+    x, r, y, stream, dy, dx = torch.empty(6, 1024, width, dtype=dtype, device="meta")
+    weight, beta = torch.empty(2, width, dtype=dtype, device="meta")
+    stats = torch.empty(slots(settings, is_fast(x)).count, 1024, device="meta")
+    beta, r, stream = beta if bias else None, r if residual else None, stream if residual else None
+    forward = forward_launch(x, r, weight, beta, y, stream, stats, settings)
+    return forward, backward_launches(dy, r, x, weight, stats, dx, bias, settings)
+
+
+def read(launch: Launch, capability: int = HOPPER) -> Machine:
+    """Compile with the types and the divisibility that the launch's own arguments have, and disassemble."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(_compile(launch).asm["cubin"])
+        cubin.write(_compile(launch, capability).asm["cubin"])
         cubin.flush()
         usage = _tool("cuobjdump", "-res-usage", cubin.name)
         lines = _tool("nvdisasm", "-c", cubin.name).splitlines()
@@ -62,11 +76,17 @@ def read(launch: Launch) -> Machine:
     return Machine(registers, stack + local, Counter(instructions), Counter(body))
 
 
+def per_element(launch: Launch, machine: Machine, *, loop: bool) -> float:
+    """Instructions over the elements that a thread works on: of the longest loop, or of all the kernel."""
+    tile = launch.constants["ROWS"] * launch.constants["BLOCK"]
+    return (machine.loop if loop else machine.opcodes).total() * launch.warps * 32 / tile
+
+
 def offset_types(launch: Launch) -> dict[str, set[str]]:
     """Of every pointer argument, the integer types that are added to the pointer itself (not to what comes of it)."""
     found: dict[str, set[str]] = {}
     names: dict[str, str] = {}
-    for line in _compile(launch).asm["ttir"].splitlines():
+    for line in _compile(launch, HOPPER).asm["ttir"].splitlines():
         if splat := re.search(r"(%\w+) = tt.splat %(\w+) : !tt.ptr", line):  # a tile of several rows
             names[splat[1]] = splat[2]
         elif added := re.search(r"tt.addptr (%\w+), .*(?:x|\b)(i32|i64)\b", line):
@@ -74,7 +94,7 @@ def offset_types(launch: Launch) -> dict[str, set[str]]:
     return found
 
 
-def _compile(launch: Launch) -> Any:
+def _compile(launch: Launch, capability: int) -> Any:
     """As Triton's launcher would: pointers and multiples of 16 are known to be so, a number that is 1 is a constant."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
@@ -90,8 +110,8 @@ def _compile(launch: Launch) -> Any:
         if isinstance(value, torch.Tensor) or (signature[name] == "i32" and value % 16 == 0):
             divisible[at,] = [["tt.divisibility", 16]]
     source = ASTSource(launch.kernel, signature, constants, divisible)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=launch.options())
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options())
 
 
 def _tool(name: str, *arguments: str) -> str:
-    return subprocess.run([TOOLS / name, *arguments], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([TOOLS / name, *arguments], check=True, capture_output=True, text=True).stdout  # noqa: S603
