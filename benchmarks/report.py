@@ -136,7 +136,8 @@ def write_page(rows: list[Row], path: Path, method: str) -> None:
 def _method(rounds: str) -> str:
     return (
         f"{rounds}; a ratio is to the first line and the share of copy to a copy of as many bytes, each the median of that "
-        "within a round. GPU times are between events, with the cache overwritten before and the host ahead. GB/s counts x, y, "
+        "within a round. CPU times of one thread are what the process computes, not what it waits. GPU times are between "
+        "events, with the cache overwritten before and the host ahead. GB/s counts x, y, "
         "dy and dx, each moved once. Issue floor: instructions of the kernel's machine code at the highest clock. Errors: "
         "||out - ref|| / ||ref|| with ref in float64 on the rounded input; within a factor of 1.25 of the best peer is a tie"
     )

@@ -25,7 +25,7 @@ from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.optimizer import build_optimizer
 
 from .conditions import conditions, markdown_table
-from .timing import Clock, Samples, Task, WallClock, measure, ratio
+from .timing import Clock, Samples, Task, clock_for, measure, ratio
 
 HEADS = ["norm", "median ms", "shortest ms", "median ratio", "ratio of shortest"]
 
@@ -103,7 +103,7 @@ def main() -> None:
     with process_group(World(0, 1, 0)), model_parallel(Layout(), 1) as groups:
         tasks = step_tasks(given.width, given.layers, given.length, norms, groups)
         progress = Progress("steps", (given.rounds + 3) * len(tasks), unit="steps")
-        lines = lines_of(measure(tasks, WallClock(), given.rounds, progress=progress))
+        lines = lines_of(measure(tasks, clock_for(torch.device("cpu")), given.rounds, progress=progress))
     table = Table(*HEADS, title=title)
     for line in lines:
         table.add_row(*line)

@@ -36,6 +36,16 @@ class WallClock:
         return result, time.perf_counter() - started
 
 
+class ProcessClock:
+    """Seconds that this process computes on the CPU in a call. With one thread that is the time of an idle machine."""
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Any, float]:
+        """The call's result and its seconds."""
+        started = time.process_time()
+        result = work()
+        return result, time.process_time() - started
+
+
 class CudaClock:
     """Seconds between two events on the GPU around a call, with cold caches."""
 
@@ -57,7 +67,9 @@ class CudaClock:
 
 def clock_for(device: torch.device) -> Clock:
     """The clock of a device."""
-    return CudaClock(device) if device.type == "cuda" else WallClock()
+    if device.type == "cuda":
+        return CudaClock(device)
+    return ProcessClock() if torch.get_num_threads() == 1 else WallClock()
 
 
 #: One round of a contender: seconds of each of its parts (forward, backward, ...) by that clock.
