@@ -34,3 +34,17 @@ def test_compiled_is_the_same(strength: str) -> None:
         for ours, expected in zip(_values(norms[1], x, dy), _values(norms[0], x, dy), strict=True):
             torch.testing.assert_close(ours, expected, rtol=2e-6, atol=2e-5)
     assert counters["stats"]["unique_graphs"] == graphs + 1
+
+
+@pytest.mark.slow
+def test_compiled_noise_is_the_same() -> None:
+    """The noise itself stays out of the compiled code, which would crash the process."""
+    torch.compiler.reset()
+    norms = [parse_norm("normalnorm").build(24) for _ in range(2)]
+    norms[1].forward = torch.compile(norms[1].forward)
+    for seed in (5, 2**62 + 1):
+        x, dy = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(seed))
+        for norm in norms:
+            norm.set_seed(seed)
+        for ours, expected in zip(_values(norms[1], x, dy), _values(norms[0], x, dy), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=2e-6, atol=2e-5)

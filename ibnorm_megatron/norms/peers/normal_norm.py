@@ -71,6 +71,7 @@ class NormalNorm(Norm):
         (variance,) = self._means(c * c)
         return c * (variance + self.eps).rsqrt()
 
+    @torch.compiler.disable  # Inductor's C++ of the hash has crashed the process (torch 2.13, x86)
     @torch.no_grad()
     def _noise(self, psi: Tensor) -> Tensor:
         (mean,) = self._means(psi)
