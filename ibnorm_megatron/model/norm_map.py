@@ -130,6 +130,9 @@ class NormMap(RootModel[dict[str, AnyNorm]]):
             elif pattern.site in ("q", "k") and qk_norm == "none":
                 why = "model.qk_norm is none, so there is no norm on queries and keys"
                 yield Problem(where, label, why, "set model.qk_norm to per_head or full")
+            elif self.root[pattern.text].kind == "none" and pattern.site and pattern.site not in placed | {"embedding"}:
+                why = f"model.norm_placement {placement} has no norm there that could be taken away"
+                yield Problem(where, label, why, "leave it out")
             for other in patterns[:number]:
                 if both := hits[pattern.text] & hits[other.text]:
                     why = f"model.norm.{other.text} names {min(map(str, both))} too"

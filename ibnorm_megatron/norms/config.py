@@ -205,6 +205,8 @@ def parse_norm(value: Any) -> NormConfig:
     if kind not in names:
         raise ValueError(f"there is no norm named {options['kind']!r}: {nearest(kind, names)}")
     if kind not in _KINDS:
+        if "compression" in options:
+            raise ValueError(f"{kind} says its compression by its name: leave the option compression out, or use kind ibnorm")
         options = {"compression": kind.removeprefix(_IB_PREFIX), **options}
         kind = "ibnorm"
     config_class = _KINDS[kind]

@@ -83,6 +83,8 @@ REFUSED = {
     "an unknown site": (["model.norm={default: rmsnorm, atn_in: layernorm}"], ["'atn_in' is no site"]),
     "a model site in a layer": (["model.norm={default: rmsnorm, layers.0.final: layernorm}"], ["'layers.0.final' is no site"]),
     "no q norm": (["model.norm={default: rmsnorm, q: layernorm}"], ["model.qk_norm is none"]),
+    "nothing to take away": (["model.norm={default: rmsnorm, attn_sub: none}"], ["has no norm there"]),
+    "two compressions": (["model.norm={kind: ibnorm_log, compression: tanh}"], ["says its compression by its name"]),
     "several": (
         ["model.norm={default: rmsnrm, final: {kind: layernorm, lamda: 2}, layers.9: ibnorm_x}"],
         ["did you mean 'rmsnorm'?", "model.norm.final is", "no option 'lamda'", "model.norm.layers.9 is 'ibnorm_x'"],
