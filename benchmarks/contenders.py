@@ -128,11 +128,16 @@ def literal(formula: str) -> Norm:
         kind, _, relative = formula.partition(", ")
         if relative:
             c = c * (c.square().mean(-1, keepdim=True) + EPS).rsqrt()
-        g = c if kind == "layernorm" else c.sign() * COMPRESSIONS[kind](c.abs())
+        g = c if kind == "layernorm" else _odd(COMPRESSIONS[kind], c)
         g = g - g.mean(-1, keepdim=True)
         return (g * (g.square().mean(-1, keepdim=True) + EPS).rsqrt() * weight + bias).to(x.dtype)
 
     return norm
+
+
+def _odd(f: Callable[[Tensor], Tensor], c: Tensor) -> Tensor:
+    """sign(c) f(|c|), with the slope f'(0) at 0, where autograd takes sign's and abs's for 0."""
+    return torch.where(c >= 0, f(c.clamp(min=0)), -f((-c).clamp(min=0)))
 
 
 def _installed_peers() -> list[Contender]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -144,7 +145,7 @@ def _method(rounds: str) -> str:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Bandwidth over elements, forward and backward, one row of panels a device; the roof is the copy."""
+    """Share of the copy's bandwidth over elements, forward and backward, one row of panels a device; the roof is the copy."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -169,11 +170,18 @@ def draw(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_panel(panel: object, rows: list[Row], names: list[str]) -> None:
-    for number, name in enumerate(["copy", *names]):
-        points = sorted((row.rows * row.width, row.gb_per_s) for row in rows if row.norm == name)
+def _draw_panel(panel: Any, rows: list[Row], names: list[str]) -> None:
+    from matplotlib.ticker import NullFormatter, PercentFormatter
+
+    copy = [row.gb_per_s for row in rows if row.norm == "copy"]
+    panel.set_title(f"{panel.get_title()} (copy: {min(copy):.3g} to {max(copy):.3g} GB/s)")
+    panel.axhline(1.0, color="black", lw=2, label="copy of as many bytes")
+    for number, name in enumerate(names):
+        points = sorted((row.rows * row.width, row.copy_share) for row in rows if row.norm == name)
         if points:
-            style = {"color": "black", "marker": "_", "lw": 2} if name == "copy" else {"color": f"C{number - 1}", "marker": "o"}
-            panel.plot(*zip(*points, strict=True), label=name, **style)
-    panel.set(xscale="log", yscale="log", xlabel="elements", ylabel="GB/s")
+            panel.plot(*zip(*points, strict=True), label=name, color=f"C{number}", marker="o")
+    panel.set(xscale="log", yscale="log", xlabel="elements", ylabel="share of the copy's bandwidth")
+    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.yaxis.set_minor_formatter(NullFormatter())
     panel.grid(alpha=0.3, which="both")

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import norms, timing
 from benchmarks.accuracy import TIE, verdict
-from benchmarks.contenders import contenders
+from benchmarks.contenders import contenders, literal
 from benchmarks.floors import Gpu, instructions_per_element, issue_floor, traffic_bytes
 from benchmarks.report import goal_lines
 from benchmarks.rows import NOT_MEASURED, Row
@@ -83,6 +83,14 @@ def test_the_page_says_under_which_conditions(out: Path, table: list[dict[str, s
         assert f"| {name} |" in page
     assert torch.cuda.is_available() or f"| ours log | {NOT_MEASURED} | {NOT_MEASURED} | {NOT_MEASURED} |" in page
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_reference_has_a_slope_at_zero() -> None:
+    """bf16 rows with a mean hold elements that equal it; autograd's derivative of sign(c) f(|c|) there would be 0."""
+    x = torch.tensor([[-2.0, 0.0, 0.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    one = torch.ones(4, dtype=torch.float64)
+    for name in ("log", "tanh", "softsign", "asinh", "log, relative"):
+        assert torch.autograd.gradcheck(lambda x, name=name: literal(name)(x, one, one), x)
 
 
 def test_ratios_are_within_a_round() -> None:
