@@ -10,7 +10,7 @@ import torch
 
 from .comparing import GRADIENT_BOUND, LOSS_BOUND, case, gradient_differences, loss_difference, run_cases
 
-STEPS = 5
+STEPS = 8
 
 #: AdamW makes a full step of a gradient that is nothing but rounding, unless this is larger than it.
 SMOOTH = "train.adam_eps=1e-6"
