@@ -25,8 +25,9 @@ def check_compression(compression: Compression) -> Iterator[Finding]:
     yield _bounded("0 <= f(r) <= r, literal form, lambda >= 1", r, curves)
     unit = {lam: f / compression.slope_at_zero(lam) for lam, f in curves.items()}
     yield _bounded("0 <= f(r) / f'(0) <= r, unit-slope form", r, unit)
-    wrong = max(float(slopes[lam][0] / compression.slope_at_zero(lam) - 1) for lam in _STRENGTHS)
-    yield Finding("slope(0) = slope_at_zero", abs(wrong) <= 1e-12, f"off by {abs(wrong):.1e}")
+    wrong = max(abs(float(slopes[lam][0] / compression.slope_at_zero(lam) - 1)) for lam in _STRENGTHS)
+    yield Finding("slope(0) = slope_at_zero", wrong <= 1e-12, f"off by {wrong:.1e}")
+    yield _fast_form(compression, r, curves)
     yield _derivative(compression)
     narrow = torch.tensor([0.0, 1e-30, 1e4, 1e30], dtype=torch.float32)
     finite = all(
@@ -34,6 +35,15 @@ def check_compression(compression: Compression) -> Iterator[Finding]:
         for lam in _STRENGTHS
     )
     yield Finding("finite in float32 up to r = 1e30", finite, "f and slope")
+
+
+def _fast_form(compression: Compression, r: Tensor, curves: dict[float, Tensor]) -> Finding:
+    """What runs is ``odd``, where a compression brings one: it has to be f."""
+    off = 0.0
+    for lam, f in curves.items():
+        odd, factor = compression.fixed_odd(lam)
+        off = max(off, float(((odd.value(r * factor)[0] - f).abs() / f.abs().clamp_min(1e-8)).max()))
+    return Finding("odd is f", off <= 1e-7, f"off by {off:.1e}")
 
 
 def _bounded(what: str, r: Tensor, curves: dict[float, Tensor]) -> Finding:

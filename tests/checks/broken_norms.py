@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ibnorm_megatron.norms import Compression, Norm, NormConfig, register_compression, register_norm
+from ibnorm_megatron.norms.compression import Odd
 
 
 def _compression(name: str, **changed: Any) -> None:
@@ -24,7 +25,8 @@ def _compression(name: str, **changed: Any) -> None:
 _compression("falling", f=lambda r, lam: r / (1 + (r / lam).square()) / lam)
 _compression("unbounded", f=lambda r, lam: (r / lam).square())
 _compression("wrong_slope", slope=lambda r, lam: (1 - (r / lam).tanh().square()) / lam * 1.001)
-_compression("wrong_slope_at_zero", slope_at_zero=lambda lam: 2 / lam)
+_compression("wrong_slope_at_zero", slope_at_zero=lambda lam: (1 if lam < 3 else 2) / lam)
+_compression("wrong_odd", odd=Odd(lambda v: (1.01 * v.tanh(), None), lambda dg, v, kept: dg * 1.01 * (1 - v.tanh().square())))
 _compression("raising", f=lambda r, lam: r.no_such_method())
 _compression("offset", f=lambda r, lam: (r / lam).tanh() + 1e-3)
 
@@ -48,6 +50,8 @@ class _Broken(Norm):
             size = size + 0 * wide.sum()
         if self.fault == "detached":
             size = size.detach()
+        if self.fault == "nan_on_the_last_rank" and self.process_group is not None and dist.get_rank() == 1:
+            wide = wide * float("nan")
         y = wide / (size.mean(-1, keepdim=True) + 1e-6).sqrt() * self.weight
         return y.to(x.dtype)
 

@@ -39,6 +39,7 @@ def test_every_norm_is_the_same_on_two_ranks() -> None:
         ("ibnorm_wrong_slope", "slope is f's derivative"),
         ("ibnorm_wrong_slope_at_zero", "slope(0) = slope_at_zero"),
         ("ibnorm_offset", "f(0) = 0"),
+        ("ibnorm_wrong_odd", "odd is f"),
         ({"kind": "broken", "fault": "miscounted"}, "num_params"),
         ({"kind": "broken", "fault": "detached"}, "gradcheck"),
         ({"kind": "broken", "fault": "low_precision"}, "bf16"),
@@ -56,8 +57,10 @@ def test_a_broken_promise_is_noticed(norm: object, promise: str) -> None:
 
 def test_a_norm_that_goes_wrong_on_two_ranks_is_noticed() -> None:
     raise_if_any(load_plugins([PLUGIN]))
-    configs = [parse_norm(norm) for norm in ({"kind": "broken", "fault": "unmarked"}, "broken", "unsharded")]
-    unmarked, local, unsharded = check_sharding(configs, [PLUGIN])
+    faults = [{"kind": "broken", "fault": fault} for fault in ("unmarked", "nan_on_the_last_rank")]
+    configs = [parse_norm(norm) for norm in (*faults, "broken", "unsharded")]
+    unmarked, poisoned, local, unsharded = check_sharding(configs, [PLUGIN])
+    assert "inf off" in poisoned[1].figure
     assert unmarked[0].kept is False
     assert "gradient of weight" in unmarked[0].figure
     assert [finding.kept for finding in local] == [True, False]  # its mean is over its own columns
