@@ -102,7 +102,8 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     """Problems that lie between fields. Each check stands alone, because one that reads a refused field ends there."""
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
     over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
-    for check in (_norms, _compiled_norms, _layout, _batch, _sequence_shards, _sequence_length, *over_tensor_ranks):
+    between = (_sequence_shards, _stages, _heads_over_context_ranks, _sequence_length)
+    for check in (_norms, _compiled_norms, _layout, _batch, *between, *over_tensor_ranks):
         with suppress(UserError):  # what was refused is reported already
             yield from check(config, world_size)
 
@@ -134,10 +135,31 @@ def _batch(config: Config, world_size: int | None) -> Iterator[Problem]:
 
 
 def _sequence_shards(config: Config, _: int | None) -> Iterator[Problem]:
-    tensor, length = config.parallel.tensor, config.train.sequence_length
-    if config.parallel.sequence_parallel and length % tensor:
-        why = f"sequence parallelism shards it over parallel.tensor {tensor}"
-        yield Problem("train.sequence_length", str(length), why, f"use a multiple of {tensor}")
+    layout, length = config.parallel, config.train.sequence_length
+    shards = layout.tensor if layout.sequence_parallel else 1
+    who = [f"sequence parallelism over parallel.tensor {shards}"] if shards > 1 else []
+    if layout.context > 1:
+        shards *= 2 * layout.context  # a rank has two runs of tokens, an early and a late one: causal attention is then even
+        who.append(f"parallel.context {layout.context}, two runs of tokens each,")
+    if length % shards:
+        verb = "shards" if len(who) == 1 else "shard"
+        yield Problem("train.sequence_length", str(length), f"{' and '.join(who)} {verb} it", f"use a multiple of {shards}")
+
+
+def _stages(config: Config, _: int | None) -> Iterator[Problem]:
+    layers, stages = config.model.num_layers, config.parallel.pipeline
+    if layers % stages:
+        why = f"it is not divisible by parallel.pipeline {stages}"
+        yield Problem("model.num_layers", str(layers), why, "set parallel.pipeline to a divisor of it")
+
+
+def _heads_over_context_ranks(config: Config, _: int | None) -> Iterator[Problem]:
+    layout, heads = config.parallel, config.model.num_key_value_heads
+    ranks = layout.tensor * layout.context
+    if layout.context_method == "all_to_all" and layout.context > 1 and heads % ranks:
+        why = f"parallel.context_method all_to_all shares them among tensor x context = {ranks} ranks"
+        mend = f"use a multiple of {ranks}, or set parallel.context_method=all_gather"
+        yield Problem("model.num_key_value_heads", str(heads), why, mend)
 
 
 def _sequence_length(config: Config, _: int | None) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ its own, with its own permutation, and the horizon of a run does not matter.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,9 +149,9 @@ class Batch:
         """Stack samples; the copy also frees them from the mapped file."""
         return Batch(**{name: torch.stack([sample[name] for sample in samples]) for name in Batch.__dataclass_fields__})
 
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on a device."""
-        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in vars(self).items()})
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """A batch of every tensor, changed."""
+        return Batch(**{name: change(tensor) for name, tensor in vars(self).items()})
 
     @property
     def num_tokens(self) -> float:

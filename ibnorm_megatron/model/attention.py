@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+
+from ..parallel.context import gather_tokens, heads_for_tokens, tokens_for_heads
 
 
 class CoreAttention(MegatronModule):
@@ -18,6 +23,10 @@ class CoreAttention(MegatronModule):
 
     Megatron-core builds it with the keywords of its own ``DotProductAttention``; those without a meaning here are
     ignored. Position masks other than causal, and packed sequences, are refused rather than ignored.
+
+    Where context parallelism spreads the tokens over ranks (:mod:`ibnorm_megatron.parallel.context`), ``cp_comm_type`` says
+    how they share the work: ``all_gather`` brings all keys and values to every rank, ``a2a`` brings all tokens of some of the
+    heads to each and takes the output back.
     """
 
     def __init__(
@@ -32,7 +41,8 @@ class CoreAttention(MegatronModule):
         pg_collection: Any = None,
     ) -> None:
         super().__init__(config)
-        assert config.context_parallel_size == 1, "context parallelism is not built yet; the layout refuses it"
+        self.context = pg_collection.cp if config.context_parallel_size > 1 else None
+        self.exchange_heads = cp_comm_type == "a2a"
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
         self.scale = softmax_scale
 
@@ -46,7 +56,7 @@ class CoreAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> Tensor:
-        """query ``[s, b, heads, head_dim]``, key and value ``[s, b, kv_heads, head_dim]``.
+        """query ``[s, b, heads, head_dim]``, key and value ``[s, b, kv_heads, head_dim]``, with this rank's tokens s.
 
         Returns ``[s, b, heads * head_dim]``.
         """
@@ -57,8 +67,19 @@ class CoreAttention(MegatronModule):
         # parallelism megatron-core has switched to these for the whole block already.
         own_numbers = dropout > 0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own_numbers else nullcontext():
-            output = attend(query, key, value, dropout, self.scale)
+            output = self._over_ranks(partial(attend, dropout=dropout, scale=self.scale), query, key, value)
         return output.reshape(query.size(0), query.size(1), -1)
+
+    def _over_ranks(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.context is None:
+            return attend(q, k, v)
+        if self.exchange_heads:
+            q, k, v = (tokens_for_heads(t, self.context) for t in (q, k, v))
+            return heads_for_tokens(attend(q, k, v), self.context)
+        k, v = gather_tokens(torch.cat([k, v], dim=-1), self.context).chunk(2, dim=-1)
+        rank, ranks, run = self.context.rank(), self.context.size(), q.size(0) // 2
+        ends = ((rank + 1) * run, (2 * ranks - rank) * run)  # of the early and the late run in the whole sequence
+        return torch.cat([attend(own, k[:end], v[:end]) for own, end in zip(q.split(run), ends, strict=True)])
 
 
 def _flash_can_run(query: Tensor) -> bool:
@@ -67,6 +88,7 @@ def _flash_can_run(query: Tensor) -> bool:
 
 
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None) -> Tensor:
+    """Causal: the last query sees every key, however many queries there are."""
     from flash_attn import flash_attn_func
 
     q, k, v = (t.transpose(0, 1) for t in (query, key, value))  # [b, s, heads, head_dim]
@@ -74,7 +96,11 @@ def _flash_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, 
 
 
 def _scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None) -> Tensor:
+    """As :func:`_flash_attention`; PyTorch's own causal mask would give the first query the first key only."""
     q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))  # [b, heads, s, head_dim]
-    grouped = q.size(1) != k.size(1)
-    output = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, scale=scale, enable_gqa=grouped)
+    grouped, earlier = q.size(1) != k.size(1), k.size(2) - q.size(2)
+    mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril(earlier) if earlier else None
+    output = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout, scale=scale, enable_gqa=grouped
+    )
     return output.permute(2, 0, 1, 3)

@@ -7,6 +7,7 @@ same in every layout, and two models that differ only in their norms share all o
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -18,17 +19,24 @@ from .config import ModelConfig
 from .norm_slots import norms_of
 
 
-def initialize(module: nn.Module, model: ModelConfig, seed: int, tensor_group: dist.ProcessGroup) -> None:
+def initialize(
+    module: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    model: ModelConfig,
+    seed: int,
+    tensor_group: dist.ProcessGroup,
+) -> None:
     """Fill every parameter except those of the norms, which initialize themselves.
 
-    Matrices are normal with ``init_std``; those that write to the residual stream are divided by sqrt(2 L) if
-    ``scale_residual_init`` (Radford et al. 2019, GPT-2, section 2.3); vectors are zero.
+    ``parameters`` are the module's, by the names that they have in the whole model. Matrices are normal with ``init_std``;
+    those that write to the residual stream are divided by sqrt(2 L) if ``scale_residual_init`` (Radford et al. 2019, GPT-2,
+    section 2.3); vectors are zero.
     """
     rank, ranks = dist.get_rank(tensor_group), dist.get_world_size(tensor_group)
     in_norms = {id(parameter) for norm in norms_of(module).values() for parameter in norm.parameters()}
     to_residual = _residual_writers(module)
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
+        for name, parameter in parameters.items():
             if id(parameter) in in_norms:
                 continue
             if parameter.dim() == 1:

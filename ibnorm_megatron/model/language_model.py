@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from megatron.core.enums import ModelType
 from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 from ..norms.site import Site
@@ -12,7 +14,7 @@ from ..parallel.groups import Groups
 from .config import ModelConfig
 from .init import initialize
 from .norm_slots import norm_output, seed_norms
-from .spec import block_spec, check_norms, norm_slots, transformer_config
+from .spec import block_spec, check_norms, norm_slots, stage_layers, transformer_config
 
 
 class LanguageModel(nn.Module):
@@ -37,25 +39,73 @@ class LanguageModel(nn.Module):
             position_embedding_type="learned_absolute" if learned else "rope",
             rotary_base=model.rope_base,
             share_embeddings_and_output_weights=model.tie_embeddings,
+            pre_process=groups.first_stage,
+            post_process=groups.last_stage,
         )
         self.gpt.mask_vocab_from(model.vocab_size)
-        if slot := norm_slots(model, groups).get(Site("embedding")):
+        slots = norm_slots(model, groups)
+        if slot := slots.get(Site("embedding")):
             norm_output(self.gpt.embedding, slot.build(config))
-        check_norms(self.gpt, model)
+        check_norms(self.gpt, slots)
         seed_norms(self.gpt)
         for parameter in self.gpt.parameters():  # torch.nn.Embedding, which holds learned positions, ignores params_dtype
             if parameter.dtype != config.params_dtype:
                 parameter.data = parameter.data.to(config.params_dtype)
-        initialize(self.gpt, model, seed, groups.tensor)
+        self._first_layer = stage_layers(model, groups).start
+        self.tied_over_stages = self._mark_tied(model, groups)
+        initialize(self.gpt, self.logical_parameters(), model, seed, groups.tensor)
 
     def forward(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor, position_ids: Tensor) -> Tensor:
         """Sum of the cross-entropy, in nats, over the labels that ``loss_mask`` keeps.
 
-        tokens, labels and position_ids are integers ``[b, s]``, loss_mask is float ``[b, s]``. Returns a float32 scalar;
-        dividing by the number of tokens is the caller's, who alone knows how many there are in the whole step.
+        tokens, labels and position_ids are integers ``[b, s]``, loss_mask is float ``[b, s]``, with this rank's tokens s.
+        Returns a float32 scalar; dividing by the number of tokens is the caller's, who alone knows how many there are in the
+        whole step. A stage before the last returns its hidden states ``[s, b, hidden]`` instead.
         """
-        losses = self.gpt(tokens, position_ids, None, labels=labels)
-        return (losses.float() * loss_mask).sum()
+        output = self.gpt(tokens, position_ids, None, labels=labels)
+        return (output.float() * loss_mask).sum() if self.gpt.post_process else output
+
+    def logical_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter by the name that it has in the whole model, whatever stage this is.
+
+        The output head of tied embeddings is the embedding, on a last stage as well.
+        """
+        layer, first = "decoder.layers.{}.", self._first_layer
+        prefixes = {layer.format(i): layer.format(first + i) for i in range(len(self.gpt.decoder.layers))}
+        embedding = "embedding.word_embeddings.weight"
+        return {
+            embedding if parameter is self.tied_over_stages else _renamed(name, prefixes): parameter
+            for name, parameter in self.gpt.named_parameters()
+        }
+
+    def set_input_tensor(self, hidden: list[Tensor]) -> None:
+        """The hidden states that the stage before sent; the pipeline's schedule calls this."""
+        self.gpt.set_input_tensor(hidden)
+
+    @property
+    def config(self) -> TransformerConfig:
+        """Megatron-core's config, which its pipeline schedule asks for."""
+        return self.gpt.config
+
+    @property
+    def model_type(self) -> ModelType:
+        """What its pipeline schedule takes this for."""
+        return self.gpt.model_type
+
+    def _mark_tied(self, model: ModelConfig, groups: Groups) -> nn.Parameter | None:
+        """The weight that the first and the last stage both hold, if this is one of two; their gradients have to be summed."""
+        if not model.tie_embeddings or groups.embedding is None or groups.first_stage == groups.last_stage:
+            return None
+        weight: nn.Parameter = self.gpt.shared_embedding_or_output_weight()
+        weight.ds_pipe_replicated = groups.last_stage  # type: ignore[attr-defined]  # DeepSpeed's norm counts it once
+        return weight
+
+
+def _renamed(name: str, prefixes: dict[str, str]) -> str:
+    for own, whole in prefixes.items():
+        if name.startswith(own):
+            return whole + name.removeprefix(own)
+    return name
 
 
 class _MaskedVocabGPT(GPTModel):

@@ -58,7 +58,7 @@ class NormSlot:
             process_group=tensor if self.sharded else None,
             partial_over_tensor_parallel=tensor is not None and own_heads,
             tensor_group=tensor,
-            token_groups=(self.groups.data, *([tensor] if shares_rows and tensor is not None else [])),
+            token_groups=(self.groups.replicas, *([tensor] if shares_rows and tensor is not None else [])),
         )
         if self.compiled and norm.process_group is None:  # there is nothing to fuse across a collective
             norm.forward = torch.compile(norm.forward)  # the hooks around it stay as they are

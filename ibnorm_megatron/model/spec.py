@@ -7,7 +7,7 @@ was built.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 from torch import nn
 
 from ..norms.site import Site
-from ..parallel.config import Layout, Precision
+from ..parallel.config import Layout, Precision, Recompute
 from ..parallel.groups import Groups
 from .attention import CoreAttention
 from .config import ModelConfig
@@ -52,6 +52,10 @@ def transformer_config(model: ModelConfig, layout: Layout, precision: Precision)
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
         context_parallel_size=layout.context,
+        cp_comm_type={"all_gather": "all_gather", "all_to_all": "a2a"}[layout.context_method],
+        **_RECOMPUTE[layout.recompute],
+        deallocate_pipeline_outputs=True,
+        calculate_per_token_loss=True,  # the pipeline's schedule must not divide our losses by anything
         sequence_parallel=layout.sequence_parallel,
         bf16=precision == "bf16",
         fp16=precision == "fp16",
@@ -67,27 +71,43 @@ def transformer_config(model: ModelConfig, layout: Layout, precision: Precision)
     )
 
 
+#: Korthikanti et al., arXiv 2205.05198: the core attention only, or every layer.
+_RECOMPUTE: dict[Recompute, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+
 #: As GPT-2 has it (Hendrycks & Gimpel, arXiv 1606.08415, the tanh form).
 _gelu = partial(F.gelu, approximate="tanh")
 
 
 def block_spec(model: ModelConfig, groups: Groups, config: TransformerConfig) -> TransformerBlockSubmodules:
-    """Every layer and the final norm."""
+    """Every layer of this rank's stage, and the final norm."""
     slots = norm_slots(model, groups)
-    by_layer: list[dict[str, NormSlot]] = [{} for _ in range(model.num_layers)]
+    by_layer: dict[int, dict[str, NormSlot]] = {layer: {} for layer in stage_layers(model, groups)}
     for site, slot in slots.items():
         if site.layer is not None:
             by_layer[site.layer][site.name] = slot
-    layers = [_layer_spec(model, of_layer, config) for of_layer in by_layer]
+    layers = [_layer_spec(model, of_layer, config) for of_layer in by_layer.values()]
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=_norm(slots.get(Site("final"))))
 
 
 def norm_slots(model: ModelConfig, groups: Groups) -> dict[Site, NormSlot]:
-    """What to build at every site that has a norm."""
+    """What to build at every site of this rank's stage that has a norm."""
+    layers = stage_layers(model, groups)
+    here = {Site("embedding"): groups.first_stage, Site("final"): groups.last_stage}
     return {
         site: NormSlot(norm, site, model.norm_width(site), model.has_sharded_columns(site), groups, model.compile_norms)
         for site, norm in model.norm_sites().items()
+        if (site.layer in layers if site.layer is not None else here[site])
     }
+
+
+def stage_layers(model: ModelConfig, groups: Groups) -> range:
+    """The layers that this rank holds, counted from 0 over the whole model."""
+    size = model.num_layers // groups.layout.pipeline
+    return range(groups.stage * size, (groups.stage + 1) * size)
 
 
 def _layer_spec(model: ModelConfig, slots: dict[str, NormSlot], config: TransformerConfig) -> ModuleSpec:
@@ -136,10 +156,9 @@ def _leave(weight: Any) -> Any:
     return weight
 
 
-def check_norms(module: nn.Module, model: ModelConfig) -> None:
-    """Assert that the norms built are exactly those of the config, and that no stock norm slipped in beside them."""
+def check_norms(module: nn.Module, wanted: Mapping[Site, NormSlot]) -> None:
+    """Assert that the norms built are exactly those wanted, and that no stock norm slipped in beside them."""
     built = norms_of(module)
-    wanted = model.norm_sites()
     assert built.keys() == wanted.keys(), f"norms were built at {sorted(map(str, built))}"
     ours = {id(child) for norm in built.values() for child in norm.modules()}
     stock = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)

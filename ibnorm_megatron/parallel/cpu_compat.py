@@ -31,6 +31,25 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu() else torch.device("cpu")
 
 
+class LateRead:
+    """One number of the device's, copied now and read later: reading waits for the copy and for nothing queued after it."""
+
+    def __init__(self, number: torch.Tensor) -> None:
+        self._copied = None
+        if number.is_cuda:
+            self._host = torch.empty_like(number, device="cpu", pin_memory=True).copy_(number, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._host = number.clone()
+
+    def value(self) -> float:
+        """The number."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return float(self._host)
+
+
 def install() -> None:
     """Prepare megatron-core and DeepSpeed for a CPU. Call before either builds anything; calling again does nothing.
 
@@ -49,11 +68,34 @@ def install() -> None:
         cpu = torch.device("cpu")
         torch.cuda.current_device = lambda: cpu  # type: ignore[assignment]
         torch.cuda.manual_seed = torch.manual_seed  # type: ignore[assignment]
+        torch.cuda.synchronize = lambda device=None: None  # type: ignore[assignment]
+        torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor  # type: ignore[assignment]
+        for name in _SAYING_CUDA:
+            importlib.import_module(name).torch = _TorchOnCpu()  # type: ignore[attr-defined]
         random.CudaRNGStatesTracker = _cpu_tracker(random)
         random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
         random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     ops = importlib.import_module("deepspeed.ops")
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+#: Modules of megatron-core that name the device, or pin memory, where they make a tensor.
+_SAYING_CUDA = ("megatron.core.pipeline_parallel.schedules", "megatron.core.models.common.embeddings.rope_utils")
+
+
+class _TorchOnCpu:
+    """``torch`` for such a module."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def zeros(*size: Any, device: Any = None, **keywords: Any) -> torch.Tensor:
+        return torch.zeros(*size, **keywords)
+
+    @staticmethod
+    def tensor(data: Any, device: Any = None, pin_memory: bool = False, **keywords: Any) -> torch.Tensor:
+        return torch.tensor(data, **keywords)
 
 
 _TRACKERS: dict[Any, type] = {}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from . import cpu_compat
 from .config import Layout, Precision
 from .gradients import sum_partial_gradients
 from .groups import Groups, ModelParallelUnit
+from .pipeline import Inputs, run_pipeline
 
 
 def deepspeed_config(
@@ -31,13 +33,14 @@ def deepspeed_config(
         precision: of weights and activations; bf16 and fp16 keep float32 masters, and accumulate and reduce gradients in
             float32, as Megatron does: how a batch is spread over ranks then changes gradients by 1e-9, not by 4e-3.
         micro_batch_size: sequences a rank takes at once.
-        micro_batches: gradient accumulation steps.
+        micro_batches: those of a rank in one optimizer step. DeepSpeed counts them; not those of a pipeline, whose schedule
+            runs them all and hands over their sum.
         grad_clip: largest gradient norm, 0 for none. Stage 0 clips in :class:`Engine`, which needs the norm anyway.
     """
     zero: dict[str, Any] = {"stage": layout.zero_stage}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": micro_batches,
+        "gradient_accumulation_steps": 1 if layout.pipeline > 1 else micro_batches,
         "gradient_clipping": grad_clip if layout.zero_stage > 0 else 0.0,
         "zero_optimization": zero,
         "steps_per_print": 10**9,  # our callbacks print
@@ -83,17 +86,21 @@ def check_overrides(layout: Layout, config: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did: the norm of the whole gradient before clipping, and whether fp16 skipped the step."""
+    """What one optimizer step did: the norm of the whole gradient before clipping, and whether fp16 skipped the step.
 
-    grad_norm: float
+    The norm is a tensor where it is still on the device: reading it waits for the step.
+    """
+
+    grad_norm: Tensor | float
     skipped: bool
 
 
 class Engine:
-    """A module and its optimizer under DeepSpeed. Call :meth:`backward` once per micro-batch, then :meth:`step`.
+    """A module and its optimizer under DeepSpeed. Call :meth:`forward_backward`, then :meth:`step`.
 
     Args:
-        module: its ``forward`` returns a scalar loss.
+        module: its ``forward`` returns a scalar loss; under pipeline parallelism, that of a stage before the last returns
+            hidden states, and the module has what Megatron-core's schedule asks of a model.
         optimizer: a torch optimizer over the module's parameters.
         groups: this rank's place in the layout.
         config: from :func:`deepspeed_config`.
@@ -117,14 +124,44 @@ class Engine:
             self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
         self.deepspeed.checkpoint_engine = StateFiles()
 
-    def __call__(self, **inputs: Any) -> Tensor:
-        return self.deepspeed(**inputs)
+    def forward_backward(self, batches: Sequence[Inputs], weight: Tensor | float) -> Tensor:
+        """Compute the gradient of ``weight`` times the sum of the losses of all micro-batches on all ranks.
 
-    def backward(self, loss: Tensor) -> None:
-        """Add one micro-batch's gradients. DeepSpeed averages over micro-batches and data-parallel ranks."""
-        self.deepspeed.backward(loss)
-        if not self.deepspeed.is_gradient_accumulation_boundary():
-            self.deepspeed.step()  # only counts the micro-batch
+        Args:
+            batches: this rank's micro-batches: keywords of the module's forward. Every rank has as many.
+            weight: the same on all ranks; a tensor of one element is not waited for.
+
+        Returns:
+            The sum of this rank's losses, float64, detached; 0 on stages before the last.
+        """
+        # DeepSpeed averages over micro-batches and replicas; undoing that leaves a sum, so that neither their number nor an
+        # uneven mask weighs one token more than another.
+        scale = weight * (self.groups.num_replicas * self.deepspeed.gradient_accumulation_steps())
+        total = torch.zeros((), dtype=torch.float64, device=cpu_compat.device())
+        if self.groups.layout.pipeline > 1:
+            with self.deepspeed.coalesce_grad_reduction():
+                for loss in run_pipeline(self.module, batches, self.groups, scale, self._loss_scaling()):
+                    total += loss
+                self._sum_tied_gradients()
+            return total
+        for batch in batches:
+            loss = self.deepspeed(**batch)
+            self.deepspeed.backward(loss * scale)
+            if not self.deepspeed.is_gradient_accumulation_boundary():
+                self.deepspeed.step()  # only counts the micro-batch
+            total += loss.detach()
+        return total
+
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Inputs]) -> Tensor:
+        """The sum of this rank's losses without dropout, float64; 0 on stages before the last."""
+        self.deepspeed.eval()
+        if self.groups.layout.pipeline > 1:
+            losses = run_pipeline(self.module, batches, self.groups, 1.0, forward_only=True)
+        else:
+            losses = [self.deepspeed(**batch) for batch in batches]
+        self.deepspeed.train()
+        return sum(losses, start=torch.zeros((), dtype=torch.float64, device=cpu_compat.device()))
 
     def step(self) -> StepResult:
         """Clip and apply the accumulated gradients."""
@@ -132,7 +169,22 @@ class Engine:
         norm = self._clip_unsharded() if self.deepspeed.zero_optimization_stage() == 0 else None
         self.deepspeed.step()
         norm = self.deepspeed.get_global_grad_norm() if norm is None else norm
-        return StepResult(float(norm), self.deepspeed.skipped_steps > skipped)
+        return StepResult(norm, self.deepspeed.skipped_steps > skipped)
+
+    def weight(self, parameter: nn.Parameter) -> Tensor:
+        """This tensor rank's part of a weight, in float32, whichever replicas hold it. Collective over replicas."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        whole = parameter.detach() if self.deepspeed.zero_optimization_stage() == 0 else safe_get_full_fp32_param(parameter)
+        return whole.clone()
+
+    def gradient(self, parameter: nn.Parameter) -> Tensor:
+        """As :meth:`weight`, of the gradient between :meth:`forward_backward` and :meth:`step`, before clipping."""
+        from deepspeed.utils import safe_get_full_grad
+
+        if self.deepspeed.zero_optimization_stage() == 0:
+            return parameter.grad.float()  # type: ignore[union-attr]
+        return safe_get_full_grad(parameter).float() / self.deepspeed.optimizer.loss_scale
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of every parameter group."""
@@ -156,8 +208,25 @@ class Engine:
         """Give back what the engine holds: hooks, buffers."""
         self.deepspeed.destroy()
 
-    def _clip_unsharded(self) -> float:
+    def _clip_unsharded(self) -> Tensor | float:
         """Stage 0 has no ZeRO optimizer to compute the norm; DeepSpeed's own function knows of tensor parallelism."""
         from deepspeed.runtime.utils import clip_grad_norm_
 
-        return float(clip_grad_norm_(self.module.parameters(), self._clip, mpu=self.deepspeed.mpu))
+        norm: Tensor | float = clip_grad_norm_(self.module.parameters(), self._clip, mpu=self.deepspeed.mpu)
+        return norm
+
+    def _loss_scaling(self) -> Callable[[Tensor], Tensor] | None:
+        """fp16's, for a backward pass that DeepSpeed does not start itself."""
+        return self.deepspeed.scale if self.deepspeed.fp16_enabled() else None
+
+    def _sum_tied_gradients(self) -> None:
+        """The embedding on the first stage and the output head on the last are one weight: each gets both gradients.
+
+        After the last micro-batch: in between, each of the two stages would wait for the other.
+        """
+        weight = getattr(self.module, "tied_over_stages", None)
+        if weight is not None:
+            gradient = self.deepspeed.optimizer.get_gradient_for_reduction(weight)
+            total = gradient.float()
+            dist.all_reduce(total, group=self.groups.embedding)
+            gradient.copy_(total)

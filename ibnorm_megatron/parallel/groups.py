@@ -49,17 +49,52 @@ def process_group(world: World, timeout: timedelta = timedelta(minutes=30)) -> I
 
 @dataclass(frozen=True)
 class Groups:
-    """This rank's place in the layout. ``tensor`` and ``data`` are torch.distributed groups."""
+    """This rank's place in the layout; every group is one of torch.distributed's.
+
+    Attributes:
+        layout: the sizes.
+        rank: in the world.
+        tensor: the ranks that share every matrix product with this one.
+        pipeline: the ranks that hold the other layers, in their order.
+        context: the ranks that hold the other tokens of this rank's sequences.
+        data: the ranks that hold the same weights and see other sequences.
+        replicas: the ranks that hold the same weights, ``data`` times ``context``: gradients are averaged over them.
+        embedding: the first and last stage of this rank's pipeline, which share tied embeddings; None on others.
+    """
 
     layout: Layout
     rank: int
     tensor: dist.ProcessGroup
+    pipeline: dist.ProcessGroup
+    context: dist.ProcessGroup
     data: dist.ProcessGroup
+    replicas: dist.ProcessGroup
+    embedding: dist.ProcessGroup | None
 
     @property
     def tensor_rank(self) -> int:
         """Rank within the tensor-parallel group."""
         return dist.get_rank(self.tensor)
+
+    @property
+    def stage(self) -> int:
+        """Which part of the layers this rank holds, from 0."""
+        return dist.get_rank(self.pipeline)
+
+    @property
+    def first_stage(self) -> bool:
+        """Whether this rank holds the embedding."""
+        return self.stage == 0
+
+    @property
+    def last_stage(self) -> bool:
+        """Whether this rank holds the output head and computes the loss."""
+        return self.stage == self.layout.pipeline - 1
+
+    @property
+    def context_rank(self) -> int:
+        """Rank within the context-parallel group."""
+        return dist.get_rank(self.context)
 
     @property
     def data_rank(self) -> int:
@@ -70,6 +105,16 @@ class Groups:
     def data_size(self) -> int:
         """Number of data-parallel ranks."""
         return dist.get_world_size(self.data)
+
+    @property
+    def num_replicas(self) -> int:
+        """Number of ranks that hold the same weights."""
+        return dist.get_world_size(self.replicas)
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's losses and labels enter sums over the world: each label's are on one such rank."""
+        return self.last_stage and self.tensor_rank == 0
 
     @property
     def first(self) -> bool:
@@ -91,12 +136,24 @@ def model_parallel(layout: Layout, seed: int) -> Iterator[Groups]:
         context_parallel_size=layout.context,
     )
     try:
-        data = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        # Dropout differs between data-parallel ranks, and is shared or split over tensor ranks by megatron's tracker.
-        rank_seed = seed + 7919 * dist.get_rank(data)
+        groups = Groups(
+            layout,
+            dist.get_rank(),
+            tensor=parallel_state.get_tensor_model_parallel_group(),
+            pipeline=parallel_state.get_pipeline_model_parallel_group(),
+            context=parallel_state.get_context_parallel_group(),
+            data=parallel_state.get_data_parallel_group(),
+            replicas=parallel_state.get_data_parallel_group(with_context_parallel=True),
+            embedding=parallel_state.get_embedding_group(check_initialized=False)
+            if parallel_state.is_rank_in_embedding_group()
+            else None,
+        )
+        # Dropout differs between ranks with other tokens and between stages, and is shared or split over tensor ranks by
+        # megatron's tracker.
+        rank_seed = seed + 7919 * dist.get_rank(groups.replicas) + 104_729 * groups.stage
         torch.manual_seed(rank_seed)
         tensor_parallel.model_parallel_cuda_manual_seed(rank_seed)
-        yield Groups(layout, dist.get_rank(), parallel_state.get_tensor_model_parallel_group(), data)
+        yield groups
     finally:
         parallel_state.destroy_model_parallel()
 
@@ -108,6 +165,20 @@ class ModelParallelUnit:
         from megatron.core import parallel_state
 
         return getattr(parallel_state, name)
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        """All ranks that hold the same weights: those that share a sequence have gradients to average too."""
+        from megatron.core import parallel_state
+
+        return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+    def get_data_parallel_rank(self) -> int:
+        """Rank within that group."""
+        return dist.get_rank(self.get_data_parallel_group())
+
+    def get_data_parallel_world_size(self) -> int:
+        """Size of that group."""
+        return dist.get_world_size(self.get_data_parallel_group())
 
     def get_model_parallel_group(self) -> dist.ProcessGroup:
         """All ranks that together hold one copy of the model."""

@@ -6,11 +6,14 @@ and up halves of SwiGLU, which are sharded one by one). A sharded vocabulary is 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from .groups import Groups
 
 
 @dataclass(frozen=True)
@@ -67,3 +70,26 @@ def gather(shard: Tensor, sharding: Sharding, tensor_group: dist.ProcessGroup) -
     shards = [torch.empty_like(shard, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(tensor_group))]
     dist.all_gather(shards, shard.detach().contiguous(), group=tensor_group)
     return sharding.join(shards)
+
+
+def gather_logical(
+    parameters: Mapping[str, nn.Parameter],
+    value: Callable[[nn.Parameter], Tensor],
+    groups: Groups,
+    vocab_size: int,
+) -> dict[str, Tensor]:
+    """The logical tensors of the whole model on every rank: weights, gradients, or moments. Collective.
+
+    Args:
+        parameters: this rank's, by the names that they have in the whole model.
+        value: what to gather of a parameter, of its own shape.
+        groups: this rank's place.
+        vocab_size: of the model, without padding.
+    """
+    own = {
+        name: gather(value(parameter), Sharding.of(parameter, groups.layout.tensor, vocab_size), groups.tensor).cpu()
+        for name, parameter in parameters.items()
+    }
+    of_stages: list[dict[str, Tensor]] = [{} for _ in range(groups.layout.pipeline)]
+    dist.all_gather_object(of_stages, own, group=groups.pipeline)
+    return {name: tensor for stage in reversed(of_stages) for name, tensor in stage.items()}

@@ -6,14 +6,14 @@ import resource
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..config import Config
-from ..data.dataset import Batch, Loader
+from ..data.dataset import Loader
 from ..data.manifest import Manifest
 from ..parallel.cpu_compat import device, on_gpu
 from ..parallel.engine import Engine
@@ -21,15 +21,25 @@ from ..parallel.groups import Groups
 from .callbacks.base import Callback, Record
 from .flops import model_flops_utilization
 from .run_folder import RunFolder
-from .schedule import learning_rate
+from .step import StepMetrics, TrainStep
 
 
-@dataclass
 class TrainState:
-    """Where a run is: optimizer steps taken, and labels they saw."""
+    """Where a run is: optimizer steps taken, and labels they saw. Reading the labels waits for the device."""
 
-    step: int = 0
-    tokens: int = 0
+    def __init__(self, step: int = 0, tokens: int = 0) -> None:
+        self.step = step
+        self._tokens, self._new = tokens, torch.zeros((), dtype=torch.float64, device=device())
+
+    def advance(self, tokens: Tensor) -> None:
+        """One step more, with so many labels."""
+        self.step += 1
+        self._new += tokens
+
+    @property
+    def tokens(self) -> int:
+        """Labels seen."""
+        return self._tokens + round(float(self._new))
 
 
 class Trainer:
@@ -49,8 +59,10 @@ class Trainer:
         self.state = TrainState()
         self.summary: Record = {}
         self._loader, self.callbacks = loader, callbacks
+        self._take_step = TrainStep(config.train, groups, engine)
         self._stop_requested = False
         self._stopping = False
+        self._timed_steps, self._timed_seconds = 0, 0.0  # since the last record, without what callbacks take
 
     def run(self) -> None:
         """Train to the last step, or until a stop is requested."""
@@ -60,51 +72,42 @@ class Trainer:
                 callback.on_start(self)
             while self.state.step < self.config.train.steps and not self._stopping:
                 record = self._step()
+                if record:
+                    for callback in self.callbacks:
+                        callback.on_record(self, record)
                 for callback in self.callbacks:
-                    callback.after_step(self, record)
+                    callback.after_step(self)
             self.summary["peak_memory_bytes"] = self.peak_memory()  # of training, before any callback measures something
             for callback in self.callbacks:
                 callback.on_end(self)
 
-    def _step(self) -> Record:
-        started = time.perf_counter()
-        step = self.state.step + 1
-        batches = [batch.to(device()) for batch in self._loader.step(self.state.step)]
-        tokens = self._agree_on(batches)
-        # DeepSpeed averages over micro-batches and data-parallel ranks; undoing that leaves a sum over all tokens of the
-        # step, so that neither their number nor an uneven mask weighs one token more than another.
-        scale = len(batches) * self.groups.data_size / tokens
-        lr = learning_rate(self.config.train, step)
-        self.engine.set_learning_rate(lr)
-        nats = torch.zeros((), dtype=torch.float64, device=device())
-        for batch in batches:
-            loss = self.engine(**vars(batch))
-            self.engine.backward(loss * scale)
-            nats += loss.detach()
-        result = self.engine.step()
-        dist.all_reduce(nats, group=self.groups.data)
-        self.state = TrainState(step, self.state.tokens + tokens)
-        seconds = time.perf_counter() - started
-        return {
-            "step": step,
-            "tokens": self.state.tokens,
-            "loss": float(nats) / tokens,
-            "lr": lr,
-            "grad_norm": result.grad_norm,
-            "skipped": result.skipped,
-            "tokens_per_second": tokens / seconds,
-            "step_seconds": seconds,
-            **model_flops_utilization(self.config, tokens / seconds, dist.get_world_size()),
-        }
+    def _step(self) -> Record | None:
+        """Take a step; return what the metrics say of it, if it is one that they speak of."""
+        started, step = time.perf_counter(), self.state.step + 1
+        batches = self._loader.step(self.state.step)
+        metrics, self._stopping = self._take_step(step, batches, self._stop_requested)
+        self.state.advance(metrics.tokens)
+        due = step % self.config.log.interval == 0 or step == self.config.train.steps
+        record = self._record(metrics) if due else None  # reads from the device, so that the time below is that of its work
+        self._timed_steps += 1
+        self._timed_seconds += time.perf_counter() - started
+        if record is None:
+            return None
+        seconds = self._timed_seconds / self._timed_steps
+        self._timed_steps, self._timed_seconds = 0, 0.0
+        rate = float(metrics.tokens) / seconds
+        utilization = model_flops_utilization(self.config, rate, dist.get_world_size())
+        return {**record, "tokens_per_second": rate, "step_seconds": seconds, **utilization}
 
-    def _agree_on(self, batches: list[Batch]) -> int:
-        """Labels that count in this step over all ranks; the same message tells whether any rank was asked to stop."""
-        counts = [sum(batch.num_tokens for batch in batches), float(self._stop_requested)]
-        mine = torch.tensor(counts, dtype=torch.float64, device=device())
-        dist.all_reduce(mine)
-        copies = dist.get_world_size() // self.groups.data_size  # ranks that hold the same batch
-        self._stopping = bool(mine[1] > 0)
-        return round(float(mine[0])) // copies
+    def _record(self, metrics: StepMetrics) -> Record:
+        return {
+            "step": self.state.step,
+            "tokens": self.state.tokens,
+            "loss": metrics.loss(),
+            "lr": metrics.lr,
+            "grad_norm": metrics.grad_norm(),
+            "skipped": metrics.skipped,
+        }
 
     def request_stop(self) -> None:
         """Ask all ranks to stop after a step; safe to call from a signal handler."""
@@ -118,7 +121,7 @@ class Trainer:
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights, optimizer and random numbers: plain values, equal on all ranks."""
         callbacks = {type(callback).__name__: callback.state() for callback in self.callbacks}
-        return {**asdict(self.state), "callbacks": callbacks}
+        return {"step": self.state.step, "tokens": self.state.tokens, "callbacks": callbacks}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Take a snapshot back. A callback that was not there when it was made begins anew."""

@@ -177,9 +177,9 @@ def build_trainer(
     sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
     callbacks = [
         NormSteps(),  # first, so that an evaluation sees the norms of the step it stands before, resumed or not
-        JsonLines(log.interval),
-        TensorBoard(log.interval) if log.tensorboard else None,
-        Wandb(log.interval, log.wandb, log.wandb_project) if log.wandb != "off" else None,
+        JsonLines(),
+        TensorBoard() if log.tensorboard else None,
+        Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,
         StopOnSignal(),
         Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches),
         Checkpoint(config.checkpoint.interval, config.checkpoint.keep_last),

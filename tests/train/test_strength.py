@@ -31,7 +31,7 @@ def test_norms_hear_of_the_steps_done() -> None:
     callback.on_start(trainer)
     assert [norm.current_lambda() for norm in norms] == [8.0, 8.0]
     trainer.state.step = 1
-    callback.after_step(trainer, {})
+    callback.after_step(trainer)
     assert [norm.current_lambda() for norm in norms] == [4.0, 4.0]
 
 

@@ -20,9 +20,10 @@ from torch import nn
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.data.manifest import read_manifest
 from ibnorm_megatron.model.norm_slots import norms_of
-from ibnorm_megatron.parallel import engine
+from ibnorm_megatron.parallel import engine as engines
+from ibnorm_megatron.parallel.engine import Engine
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
-from ibnorm_megatron.parallel.sharding import Sharding, gather
+from ibnorm_megatron.parallel.sharding import Sharding, gather_logical
 from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.callbacks.base import Callback
 from ibnorm_megatron.train.callbacks.norms import NormSteps
@@ -37,13 +38,13 @@ FROM = "from="
 
 @contextmanager
 def _mistaken(wrong: bool) -> Iterator[None]:
-    right = engine.sum_partial_gradients
+    right = engines.sum_partial_gradients
     if wrong:
-        engine.sum_partial_gradients = lambda module, group: []
+        engines.sum_partial_gradients = lambda module, group: []
     try:
         yield
     finally:
-        engine.sum_partial_gradients = right
+        engines.sum_partial_gradients = right
 
 
 def main() -> None:
@@ -69,7 +70,6 @@ def _train(config: Config, groups: Groups, weights: dict[str, torch.Tensor] | No
             _start_from(weights, module, config, groups)
 
     trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups, prepare_module=prepare)
-    module = trainer.engine.module
     recorder = _Recorder()
     trainer.callbacks = [NormSteps(), recorder]
     gradients: dict[str, torch.Tensor] = {}
@@ -77,7 +77,7 @@ def _train(config: Config, groups: Groups, weights: dict[str, torch.Tensor] | No
 
     def first_step_kept() -> Any:
         if not gradients:
-            gradients.update(_logical_gradients(module, config, groups))
+            gradients.update(_logical_gradients(trainer.engine, config, groups))
         return step()
 
     trainer.engine.step = first_step_kept  # type: ignore[method-assign]
@@ -86,8 +86,8 @@ def _train(config: Config, groups: Groups, weights: dict[str, torch.Tensor] | No
         "losses": [record["loss"] for record in recorder.records],
         "norms": [record["grad_norm"] for record in recorder.records],
         "gradients": gradients,
-        "weights": _logical_weights(module, config, groups),
-        "replica_spread": _replica_spread(module, config, groups),
+        "weights": _logical_weights(trainer.engine, config, groups),
+        "replica_spread": _replica_spread(trainer.engine, groups),
     }
     trainer.engine.close()
     return result
@@ -97,7 +97,7 @@ class _Recorder(Callback):
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
 
-    def after_step(self, trainer: Any, record: dict[str, Any]) -> None:
+    def on_record(self, trainer: Any, record: dict[str, Any]) -> None:
         self.records.append(record)
 
 
@@ -116,42 +116,26 @@ def _disturb_norms(module: nn.Module, config: Config, groups: Groups) -> None:
 
 def _start_from(weights: dict[str, torch.Tensor], module: nn.Module, config: Config, groups: Groups) -> None:
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
+        for name, parameter in module.logical_parameters().items():
             sharding = Sharding.of(parameter, config.parallel.tensor, config.model.vocab_size)
             parameter.copy_(sharding.take(weights[name], groups.tensor_rank, config.parallel.tensor))
 
 
-def _logical_weights(module: nn.Module, config: Config, groups: Groups) -> dict[str, torch.Tensor]:
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    weights = {}
-    for name, parameter in module.named_parameters():
-        full = parameter.detach() if config.parallel.zero_stage == 0 else safe_get_full_fp32_param(parameter)
-        sharding = Sharding.of(parameter, config.parallel.tensor, config.model.vocab_size)
-        weights[name] = gather(full, sharding, groups.tensor).clone()
-    return weights
+def _logical_weights(engine: Engine, config: Config, groups: Groups) -> dict[str, torch.Tensor]:
+    return gather_logical(engine.module.logical_parameters(), engine.weight, groups, config.model.vocab_size)
 
 
-def _logical_gradients(module: nn.Module, config: Config, groups: Groups) -> dict[str, torch.Tensor]:
-    from deepspeed.utils import safe_get_full_grad
-
-    gradients = {}
-    for name, parameter in module.named_parameters():
-        gradient = parameter.grad if config.parallel.zero_stage == 0 else safe_get_full_grad(parameter)
-        sharding = Sharding.of(parameter, config.parallel.tensor, config.model.vocab_size)
-        gradients[name] = gather(gradient, sharding, groups.tensor)
-    return gradients
+def _logical_gradients(engine: Engine, config: Config, groups: Groups) -> dict[str, torch.Tensor]:
+    return gather_logical(engine.module.logical_parameters(), engine.gradient, groups, config.model.vocab_size)
 
 
-def _replica_spread(module: nn.Module, config: Config, groups: Groups) -> float:
+def _replica_spread(engine: Engine, groups: Groups) -> float:
     """Largest difference over the tensor ranks of any weight that they all hold."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
     spread = 0.0
-    for parameter in module.parameters():
+    for parameter in engine.module.parameters():
         if not getattr(parameter, "tensor_model_parallel", False):
-            full = parameter if config.parallel.zero_stage == 0 else safe_get_full_fp32_param(parameter)
-            high, low = full.detach().clone(), full.detach().clone()
+            high = engine.weight(parameter)
+            low = high.clone()
             dist.all_reduce(high, op=dist.ReduceOp.MAX, group=groups.tensor)
             dist.all_reduce(low, op=dist.ReduceOp.MIN, group=groups.tensor)
             spread = max(spread, float((high - low).abs().max()))

@@ -16,8 +16,11 @@ class Callback:
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step, after a checkpoint was restored."""
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        """After an optimizer step; ``record`` is what metrics.jsonl will hold of it."""
+    def on_record(self, trainer: Trainer, record: Record) -> None:
+        """Every ``log.interval`` steps and after the last: what metrics.jsonl holds of the step. Before ``after_step``."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """After an optimizer step; ``trainer.state`` says which."""
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """After an evaluation."""

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import save_checkpoint
-from .base import Callback, Record
+from .base import Callback
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -24,8 +24,8 @@ class Checkpoint(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self._saved_at = trainer.state.step or None
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        if self._interval and record["step"] % self._interval == 0:
+    def after_step(self, trainer: Trainer) -> None:
+        if self._interval and trainer.state.step % self._interval == 0:
             self._save(trainer)
 
     def on_end(self, trainer: Trainer) -> None:

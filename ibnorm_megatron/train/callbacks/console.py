@@ -16,6 +16,7 @@ class Console(Callback):
 
     def __init__(self) -> None:
         self._progress = Progress("", 0, visible=False)
+        self._said = ""
 
     def on_start(self, trainer: Trainer) -> None:
         train = trainer.config.train
@@ -25,8 +26,11 @@ class Console(Callback):
         if trainer.state.step:
             self._progress.print(f"{norm}: resumed at step {trainer.state.step}")
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        self._progress.advance(1, f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tokens/s")
+    def on_record(self, trainer: Trainer, record: Record) -> None:
+        self._said = f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tokens/s"
+
+    def after_step(self, trainer: Trainer) -> None:
+        self._progress.advance(1, self._said)
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         bits = record["val_bits_per_byte"]

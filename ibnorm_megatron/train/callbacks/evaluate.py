@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ...data.dataset import Loader
 from ...parallel.cpu_compat import device
+from ..step import inputs, own_share
 from .base import Callback, Record
 
 if TYPE_CHECKING:
@@ -31,24 +32,20 @@ class Evaluate(Callback):
         self._loader, self._token_bytes = loader, token_bytes
         self._interval, self._batches = interval, min(batches, loader.passes())
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        step, last = record["step"], trainer.config.train.steps
+    def after_step(self, trainer: Trainer) -> None:
+        step, last = trainer.state.step, trainer.config.train.steps
         if step == last or (self._interval and step % self._interval == 0):
             trainer.notify_evaluation({"step": step, **self._evaluate(trainer)})
 
-    @torch.no_grad()
     def _evaluate(self, trainer: Trainer) -> Record:
-        sums = torch.zeros(3, dtype=torch.float64, device=device())  # nats, tokens, bytes
-        trainer.engine.deepspeed.eval()
+        sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         for step in range(self._batches):
-            for batch in self._loader.once(step):
-                counted = self._token_bytes[batch.labels] * batch.loss_mask
-                on_device = batch.to(device())
-                sums[0] += trainer.engine(**vars(on_device)).double()
-                sums[1] += batch.num_tokens
-                sums[2] += float(counted.sum())
-        trainer.engine.deepspeed.train()
-        dist.all_reduce(sums, group=trainer.groups.data)
+            batches = [own_share(batch, trainer.groups) for batch in self._loader.once(step)]
+            sums[0] += trainer.engine.evaluate([inputs(batch) for batch in batches]).cpu()
+            sums[1] += sum(batch.num_tokens for batch in batches)
+            sums[2] += sum(float((self._token_bytes[batch.labels] * batch.loss_mask).sum()) for batch in batches)
+        sums = (sums * trainer.groups.counts).to(device())
+        dist.all_reduce(sums)
         nats, tokens, text_bytes = sums.tolist()
         loss = nats / tokens
         return {

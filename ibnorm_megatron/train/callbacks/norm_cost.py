@@ -15,6 +15,7 @@ from ...model.norm_slots import norms_of
 from ...model.spec import norm_slots
 from ...norms.site import Site
 from ...parallel.cpu_compat import device, on_gpu
+from ..step import inputs, own_share
 from .base import Callback
 
 if TYPE_CHECKING:
@@ -48,7 +49,6 @@ class NormCost(Callback):
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
         trainer.summary["norm_seconds"] = float(slowest)
 
-    @torch.no_grad()
     def _inputs(self, trainer: Trainer) -> dict[Site, Tensor]:
         """The input of every norm for one validation micro-batch."""
         seen: dict[Site, Tensor] = {}
@@ -57,9 +57,7 @@ class NormCost(Callback):
             seen[norm.site] = arguments[0].detach().clone()  # type: ignore[index]
 
         handles = [norm.register_forward_pre_hook(keep) for norm in norms_of(trainer.engine.module).values()]
-        trainer.engine.deepspeed.eval()
-        trainer.engine(**vars(self._loader.once(0)[0].to(device())))
-        trainer.engine.deepspeed.train()
+        trainer.engine.evaluate([inputs(own_share(self._loader.once(0)[0], trainer.groups))])
         for handle in handles:
             handle.remove()
         return seen

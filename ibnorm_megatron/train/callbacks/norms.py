@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...model.norm_slots import norms_of
-from .base import Callback, Record
+from .base import Callback
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -20,7 +20,7 @@ class NormSteps(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self._tell(trainer)
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
+    def after_step(self, trainer: Trainer) -> None:
         self._tell(trainer)
 
     def _tell(self, trainer: Trainer) -> None:

@@ -13,14 +13,10 @@ if TYPE_CHECKING:
 
 
 class JsonLines(Callback):
-    """metrics.jsonl: one object a line, floats in full precision; every ``interval`` steps and the last one."""
+    """metrics.jsonl: one object a line, floats in full precision."""
 
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
-
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        due = record["step"] % self._interval == 0 or record["step"] == trainer.config.train.steps
-        if trainer.groups.first and due:
+    def on_record(self, trainer: Trainer, record: Record) -> None:
+        if trainer.groups.first:
             trainer.folder.append_metrics(record)
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
@@ -75,8 +71,7 @@ class Summary(Callback):
 class TensorBoard(Callback):
     """Event files in the run folder's ``tensorboard``."""
 
-    def __init__(self, interval: int) -> None:
-        self._interval = interval
+    def __init__(self) -> None:
         self._writer: Any = None
 
     def on_start(self, trainer: Trainer) -> None:
@@ -85,9 +80,8 @@ class TensorBoard(Callback):
 
             self._writer = SummaryWriter(str(trainer.folder.path / "tensorboard"), purge_step=trainer.state.step + 1)
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        if record["step"] % self._interval == 0:
-            self._write("train", record)
+    def on_record(self, trainer: Trainer, record: Record) -> None:
+        self._write("train", record)
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         self._write("validation", record)
@@ -106,8 +100,8 @@ class TensorBoard(Callback):
 class Wandb(Callback):
     """Weights & Biases, online or into the run folder; a resumed run goes on in the same record."""
 
-    def __init__(self, interval: int, mode: str, project: str) -> None:
-        self._interval, self._mode, self._project = interval, mode, project
+    def __init__(self, mode: str, project: str) -> None:
+        self._mode, self._project = mode, project
         self._run: Any = None
         self._id: str | None = None
 
@@ -126,8 +120,8 @@ class Wandb(Callback):
             )
             self._id = self._run.id
 
-    def after_step(self, trainer: Trainer, record: Record) -> None:
-        if self._run and record["step"] % self._interval == 0:
+    def on_record(self, trainer: Trainer, record: Record) -> None:
+        if self._run:
             self._run.log({f"train/{key}": value for key, value in record.items()}, step=record["step"])
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
