@@ -102,7 +102,7 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     """Problems that lie between fields. Each check stands alone, because one that reads a refused field ends there."""
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
     over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
-    for check in (_norms, _compiled_norms, _layout, _batch, _sequence_shards, _sequence_length, *over_tensor_ranks):
+    for check in (_norms, _compiled, _layout, _batch, _sequence_shards, _sequence_length, *over_tensor_ranks):
         with suppress(UserError):  # what was refused is reported already
             yield from check(config, world_size)
 
@@ -116,10 +116,11 @@ def _norms(config: Config, _: int | None) -> Iterator[Problem]:
                 yield Problem("model.norm", norm.label(), why, "set parallel.tensor=1 or put another norm there")
 
 
-def _compiled_norms(config: Config, _: int | None) -> Iterator[Problem]:
-    if config.model.compile_norms and config.parallel.zero_stage == 3:
-        why = "ZeRO stage 3 takes a norm's weights away between forward and backward, under the compiled code"
-        yield Problem("model.compile_norms", "True", why, "leave it out, or set parallel.zero_stage to 2 or less")
+def _compiled(config: Config, _: int | None) -> Iterator[Problem]:
+    if config.model.compile != "none" and config.parallel.zero_stage == 3:
+        why = "ZeRO stage 3 takes weights away between forward and backward, under the compiled code"
+        mend = "set model.compile=none, or parallel.zero_stage to 2 or less"
+        yield Problem("model.compile", config.model.compile, why, mend)
 
 
 def _layout(config: Config, world_size: int | None) -> Iterator[Problem]:

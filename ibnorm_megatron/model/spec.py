@@ -85,7 +85,7 @@ def block_spec(model: ModelConfig, groups: Groups, config: TransformerConfig) ->
 def norm_slots(model: ModelConfig, groups: Groups) -> dict[Site, NormSlot]:
     """What to build at every site that has a norm."""
     return {
-        site: NormSlot(norm, site, model.norm_width(site), model.has_sharded_columns(site), groups, model.compile_norms)
+        site: NormSlot(norm, site, model.norm_width(site), model.has_sharded_columns(site), groups, model.compile == "norms")
         for site, norm in model.norm_sites().items()
     }
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...data.dataset import Loader
+from ...model.compiled import uncompiled
 from ...model.norm_slots import norms_of
 from ...model.spec import norm_slots
 from ...norms.site import Site
@@ -58,7 +59,8 @@ class NormCost(Callback):
 
         handles = [norm.register_forward_pre_hook(keep) for norm in norms_of(trainer.engine.module).values()]
         trainer.engine.deepspeed.eval()
-        trainer.engine(**vars(self._loader.once(0)[0].to(device())))
+        with uncompiled():  # compiled layers would not see the hooks
+            trainer.engine(**vars(self._loader.once(0)[0].to(device())))
         trainer.engine.deepspeed.train()
         for handle in handles:
             handle.remove()

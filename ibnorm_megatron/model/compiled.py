@@ -1,0 +1,50 @@
+"""``model.compile: layers``: every transformer layer through ``torch.compile``, in place.
+
+A layer is the unit because it is what repeats: layers of one kind share their compiled code, whatever their number, and
+what lies between them (recomputation, pipeline stages, DeepSpeed's hooks on parameters) goes on as in eager mode. What a
+layer cannot trace breaks its graph and runs eagerly there: collectives of tensor parallelism, norms over sharded columns,
+the noise of norms that draw random numbers, dropout under megatron-core's generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel.layers import RowParallelLinear
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+#: Dropout draws from torch's own generators, in eager order: the compiled model then drops what the eager one drops,
+#: tensor ranks stay in step, and a recomputed layer finds its numbers again.
+_OPTIONS: dict[str, str | int | bool] = {"fallback_random": True}
+
+
+def compile_layers(layers: Iterable[nn.Module]) -> None:
+    """Compile each layer's call. Its parameters, their names and its place in the model stay as they are."""
+    for layer in layers:
+        for module in layer.modules():
+            if isinstance(module, RowParallelLinear):
+                module._forward_impl = _with_group(module._forward_impl, module.tp_group)
+        layer.compile(dynamic=False, options=dict(_OPTIONS))
+
+
+def _with_group(linear: Callable[..., Tensor], group: ProcessGroup) -> Callable[..., Tensor]:
+    """Megatron-core's row-parallel layer calls its matrix product without its group, and there warns of that, which no graph
+    can hold: two breaks in every layer."""
+
+    def forward(*, tp_group: ProcessGroup | None, **arguments: Any) -> Tensor:
+        return linear(tp_group=tp_group or group, **arguments)
+
+    return forward
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Within it compiled modules run as they were written.
+
+    Compiled code knows the hooks on modules inside a layer that stood when it was made, and no later ones: whoever sets one
+    to look at what goes through a norm runs the model in here.
+    """
+    return torch.compiler.set_stance("force_eager")
