@@ -1,7 +1,8 @@
-"""Core attention as a Megatron-core module: flash-attn where it is installed and can run, else PyTorch's SDPA."""
+"""Core attention as a Megatron-core module: flash-attn where it can run, products on CPUs, else PyTorch's SDPA."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +12,8 @@ from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+
+from .cpu_attention import block_attention, can_take
 
 
 class CoreAttention(MegatronModule):
@@ -51,8 +54,8 @@ class CoreAttention(MegatronModule):
         Returns ``[s, b, heads * head_dim]``.
         """
         assert attention_mask is None and attention_bias is None and packed_seq_params is None, "attention is causal only"
-        attend = _flash_attention if _flash_can_run(query) else _scaled_dot_product_attention
         dropout = self.dropout if self.training else 0.0
+        attend = _kernel_for(query, dropout)
         # Each tensor rank has heads of its own and drops their scores by random numbers of its own. Under sequence
         # parallelism megatron-core has switched to these for the whole block already.
         own_numbers = dropout > 0 and not self.config.sequence_parallel
@@ -61,9 +64,11 @@ class CoreAttention(MegatronModule):
         return output.reshape(query.size(0), query.size(1), -1)
 
 
-def _flash_can_run(query: Tensor) -> bool:
+def _kernel_for(query: Tensor, dropout: float) -> Callable[[Tensor, Tensor, Tensor, float, float | None], Tensor]:
     """The one place that chooses the kernel."""
-    return query.is_cuda and query.element_size() == 2 and find_spec("flash_attn") is not None
+    if query.is_cuda and query.element_size() == 2 and find_spec("flash_attn") is not None:
+        return _flash_attention
+    return block_attention if can_take(query, dropout) else _scaled_dot_product_attention
 
 
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None) -> Tensor:

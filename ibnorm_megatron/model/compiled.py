@@ -8,27 +8,32 @@ the noise of norms that draw random numbers, dropout under megatron-core's gener
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch._dynamo
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-#: Dropout draws from torch's own generators, in eager order: the compiled model then drops what the eager one drops,
-#: tensor ranks stay in step, and a recomputed layer finds its numbers again.
-_OPTIONS: dict[str, str | int | bool] = {"fallback_random": True}
+#: Codes that a layer may need: for training, for evaluation, and for as many again in another shape.
+_CODES_A_LAYER = 4
 
 
-def compile_layers(layers: Iterable[nn.Module]) -> None:
+def compile_layers(layers: Sequence[nn.Module]) -> None:
     """Compile each layer's call. Its parameters, their names and its place in the model stay as they are."""
+    # All layers run the same function. Where they differ, in a norm's depth factor or in a map of norms, each has a code of
+    # its own, and above its limit torch would run the rest eagerly, without a word.
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, _CODES_A_LAYER * len(layers))
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, dynamo.recompile_limit)
     for layer in layers:
         for module in layer.modules():
             if isinstance(module, RowParallelLinear):
                 module._forward_impl = _with_group(module._forward_impl, module.tp_group)
-        layer.compile(dynamic=False, options=dict(_OPTIONS))
+        layer.compile(dynamic=False)
 
 
 def _with_group(linear: Callable[..., Tensor], group: ProcessGroup) -> Callable[..., Tensor]:
