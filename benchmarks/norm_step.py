@@ -86,7 +86,7 @@ def write(lines: list[list[str]], title: str, method: str, out: Path) -> None:
     out.with_suffix(".md").write_text("\n".join([f"# {title}", "", *listed, "", markdown_table(HEADS, lines), ""]))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure what the command line says."""
     quiet()
     parser = argparse.ArgumentParser(
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out the compiled norm")
     parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.md")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     norms = ("layernorm", "ibnorm_log", "ibnorm_tanh", *(["ibnorm_log compiled"] if given.compile else []))
     title = f"Training step, LLaMA d = {given.width}, {given.layers} layers, one sequence of {given.length}, float32, CPU"
