@@ -1,4 +1,4 @@
-"""The step benchmark on a tiny model: every contender has a line, the same loss, and nothing is reported of models that differ."""
+"""The step benchmark on a tiny model: a line for every contender, the same loss, and no figures of models that differ."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _result(seconds: dict[str, float]) -> CaseResult:
         Contender(name.removesuffix(", compiled"), name.endswith("compiled"), ours=name.startswith("ours")) for name in seconds
     ]
     times = {name: [value, 3 * value] for name, value in {**seconds, FLOOR: 0.5}.items()}
-    return CaseResult(SHAPES["XS"], "fp32", everyone, times, {}, {one: (1.0, 1.0) for one in everyone})
+    return CaseResult(SHAPES["XS"], "fp32", everyone, times, {}, dict.fromkeys(everyone, (1.0, 1.0)))
 
 
 def test_goals_are_judged_beside_the_right_contender() -> None:
