@@ -355,7 +355,7 @@ def test_prepare_says_what_it_made(tmp_path: Path, text_sources: list[str], caps
 
 OPTIONS = {
     "model": "num_layers hidden_size num_attention_heads num_key_value_heads ffn_hidden_size vocab_size max_sequence_length "
-    "position_embedding rope_base activation linear_bias tie_embeddings norm norm_placement compile_norms qk_norm dropout "
+    "position_embedding rope_base activation linear_bias tie_embeddings norm norm_placement compile qk_norm dropout "
     "init_std scale_residual_init",
     "parallel": "tensor sequence pipeline context zero_stage offload_optimizer deepspeed",
     "data": "path",
