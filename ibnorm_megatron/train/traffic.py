@@ -30,7 +30,7 @@ def step_messages(config: Config, world_size: int, stage: int | None = None) -> 
     found = [*step.tensor(), *step.context(), *step.pipeline()]
     found += zero_messages(config, step.modules, step.replicas, step.micro_batches)
     found += step.norms_between_steps()
-    found.append(Message("world", "labels counted, loss recorded", "all_reduce", world_size, 2, 16 + 8))
+    found.append(Message("world", "labels counted, loss read", "all_reduce", world_size, 2, 16 + 8))
     return [message for message in found if message.ranks > 1 and message.payload]
 
 
@@ -105,7 +105,7 @@ class _Step:
         for what, operation, calls in self._activations():
             yield self._message("tensor", ranks, what, operation, calls, self.activations)
         if self.last:  # the largest logit, the label's, and the sum of exponentials, in float32 for every token
-            yield self._message("tensor", ranks, "vocabulary-parallel cross-entropy", "all_reduce", 3, 4 * self.tokens)
+            yield self._message("tensor", ranks, "cross-entropy", "all_reduce", 3, 4 * self.tokens)
         yield from self._row_sums(ranks)
         partial = [p.elements for module in self.modules for p in module.parameters if p.partial]
         calls, elements = len(partial) * self.micro_batches, sum(partial) * self.micro_batches
@@ -122,17 +122,17 @@ class _Step:
         what = "activations of layers"
         if not self.config.parallel.sequence_parallel:
             yield what, "all_reduce", blocks * (self.layer_passes + 1)
-            yield "gradient at the output head", "all_reduce", head
+            yield "gradient at the head", "all_reduce", head
             yield "embedding", "all_reduce", int(self.first)
             return
         yield what, "all_gather", blocks * (self.layer_passes + 2)
         yield what, "reduce_scatter", blocks * (self.layer_passes + 1)
-        yield "activations at the output head", "all_gather", 2 * head
-        yield "gradient at the output head", "reduce_scatter", head
+        yield "activations at the head", "all_gather", 2 * head
+        yield "gradient at the head", "reduce_scatter", head
         # Learned positions are added to all tokens, so megatron-core sums the embedding before it cuts the sequence.
         learned = self.config.model.position_embedding == "learned"
         yield "embedding", "all_reduce" if learned else "reduce_scatter", int(self.first)
-        yield "gradient at the embedding", "all_gather", int(self.first)
+        yield "gradient of the embedding", "all_gather", int(self.first)
 
     def _row_sums(self, ranks: int) -> Iterator[Message]:
         model, layers = self.config.model, layers_of_stage(self.config.model, self.config.parallel, self.stage)

@@ -66,7 +66,7 @@ def _norm_messages(config: Config, parameters: list[HeldParameter], replicas: in
     if over_replicas:
         yield Message("replicas", what, "all_reduce", replicas, calls, calls * each)
     yield Message("model", what, "all_reduce", model, calls, calls * each)
-    if precision != "fp32" and stage in (1, 2) and not whole:
+    if (precision != "fp32" and stage in (1, 2) and not whole) or (precision == "fp16" and stage == 3):
         yield Message("replicas", "overflow", "all_reduce", replicas, 1, 1)
         yield Message("model", "overflow", "all_reduce", model, 1, 1)
 

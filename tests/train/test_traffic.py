@@ -32,8 +32,18 @@ def _unlike(name: str, value: int) -> str:
     return f"parallel.deepspeed.zero_optimization.stage3_{name}={value}"
 
 
+def _no_further_than(elements: int) -> list[str]:
+    return [_unlike("max_reuse_distance", elements), _unlike("prefetch_bucket_size", 0)]
+
+
 #: DeepSpeed keeps weights of up to 100,000 elements whole: the small models here would have no others.
 SMALL_TOO = _unlike("param_persistence_threshold", 70)
+
+#: Every norm that says what it exchanges on sharded columns.
+MANY_NORMS = (
+    "model.norm={default: rmsnorm, layers.0.attn_sub: l2norm, layers.0.mlp_sub: normalnorm, layers.1.attn_sub: derf, "
+    "layers.1.mlp_sub: layernorm_scaling, q: {kind: ibnorm_log, scale: relative, strength: learnable}, k: ibnorm_tanh}"
+)
 
 #: Overrides by number of processes and name; two micro-batches, unless WHOLE.
 CASES: dict[int, dict[str, list[str]]] = {
@@ -42,37 +52,23 @@ CASES: dict[int, dict[str, list[str]]] = {
         "tp-sp": [LLAMA, TENSOR, SEQUENCE, "model.qk_norm=true", "model.norm=ibnorm_log"],
         "tp-sp-gpt2": [GPT2, TENSOR, SEQUENCE, "model.norm_placement=peri"],
         "tp-sp-bf16": [LLAMA, TENSOR, SEQUENCE, BF16],
-        "tp-bf16-whole": [LLAMA, TENSOR, BF16, WHOLE],
-        "tp-full": [LLAMA, TENSOR, FULL],
-        "tp-sp-full": [GPT2, TENSOR, SEQUENCE, FULL],
-        "tp-sp-selective": [LLAMA, TENSOR, SEQUENCE, "parallel.recompute=selective"],
-        "tp-sharded-norms": [LLAMA, TENSOR, SUB, "model.qk_norm=full", "model.norm=ibnorm_log"],
-        "tp-sp-sharded-norms-full": [LLAMA, TENSOR, SEQUENCE, SUB, "model.qk_norm=full", LEARNED, FULL],
-        "tp-sharded-derf": [LLAMA, TENSOR, SEQUENCE, SUB, "model.norm=derf"],
-        "tp-sharded-normalnorm": [LLAMA, TENSOR, SUB, "model.norm=normalnorm"],
-        "tp-sharded-l2norm": [LLAMA, TENSOR, SUB, "model.norm=l2norm"],
+        "tp-bf16-whole-full": [LLAMA, TENSOR, BF16, WHOLE, FULL],
+        "tp-many-norms": [LLAMA, TENSOR, SUB, "model.qk_norm=full", MANY_NORMS, "model.scale_residual_init=false"],
+        "tp-sp-learned-full": [GPT2, TENSOR, SEQUENCE, SUB, "model.qk_norm=full", LEARNED, FULL],
         "tp-sp-batchnorm": [LLAMA, TENSOR, SEQUENCE, SUB, "model.norm=batchnorm"],
         **{f"dp-zero{stage}": [LLAMA, setting] for stage, setting in enumerate(ZERO)},
         **{f"dp-zero{stage}-bf16": [GPT2, ZERO[stage], BF16] for stage in (1, 2, 3)},
-        **{f"dp-zero{stage}-bf16-whole": [GPT2, ZERO[stage], BF16, WHOLE] for stage in (1, 2, 3)},
-        **{f"dp-zero{stage}-fp16": [LLAMA, ZERO[stage], FP16] for stage in (2, 3)},
-        "dp-zero1-fp16-whole": [LLAMA, ZERO[1], FP16, WHOLE],
-        "dp-batchnorm": [LLAMA, "model.norm=batchnorm"],
+        "dp-zero1-bf16-whole": [GPT2, ZERO[1], BF16, WHOLE],
+        "dp-zero2-fp16-batchnorm": [LLAMA, ZERO[2], FP16, "model.norm=batchnorm"],
+        "dp-zero3-fp16": [LLAMA, ZERO[3], FP16],
         "dp-sent-in-bf16": [LLAMA, ZERO[2], BF16, "parallel.deepspeed.communication_data_type=bf16"],
-        "dp-zero3-sharded": [LLAMA, ZERO[3], SMALL_TOO],
-        "dp-zero3-sharded-gpt2": [GPT2, ZERO[3], SMALL_TOO, "model.tie_embeddings=false"],
-        **{
-            f"dp-zero3-reuse{reuse}{'-full' if full else ''}": [
-                LLAMA, ZERO[3], SMALL_TOO, _unlike("max_reuse_distance", reuse), _unlike("prefetch_bucket_size", 0), *full
-            ]
-            for reuse in (0, 60_000, 130_000) for full in ([], [FULL])
-        },
-        **{f"pp-zero{stage}": [LLAMA, PIPELINE, ZERO[stage]] for stage in (1, 2)},
+        "dp-zero3-sharded": [GPT2, ZERO[3], SMALL_TOO, "model.tie_embeddings=false"],
+        "dp-zero3-reuse0": [LLAMA, ZERO[3], SMALL_TOO, *_no_further_than(0)],
+        "dp-zero3-reuse60k": [LLAMA, ZERO[3], SMALL_TOO, *_no_further_than(60_000)],
+        "dp-zero3-reuse60k-full": [LLAMA, ZERO[3], SMALL_TOO, *_no_further_than(60_000), FULL],
+        "pp": [LLAMA, PIPELINE, ZERO[1]],
         "pp-tied-bf16": [GPT2, PIPELINE, ZERO[2], BF16],
-        "cp": [LLAMA, CONTEXT],
         "cp-bf16-full": [LLAMA, CONTEXT, BF16, FULL],
-        "cp-selective": [LLAMA, CONTEXT, "parallel.recompute=selective"],
-        "cp-to-all": [LLAMA, CONTEXT, TO_ALL],
         "cp-to-all-selective": [LLAMA, CONTEXT, TO_ALL, "parallel.recompute=selective"],
     },
     4: {
@@ -80,12 +76,9 @@ CASES: dict[int, dict[str, list[str]]] = {
         "tp-sp-pp-tied": [GPT2, TENSOR, SEQUENCE, PIPELINE, ZERO[2], FULL],
         "tp-sp-dp-zero3": [LLAMA, TENSOR, SEQUENCE, ZERO[3], SMALL_TOO],
         "tp-sp-dp-zero2-bf16": [LLAMA, TENSOR, SEQUENCE, ZERO[2], BF16],
-        "tp-sp-dp-zero1-bf16": [LLAMA, TENSOR, SEQUENCE, ZERO[1], BF16],
-        "tp-dp-zero0": [GPT2, TENSOR, ZERO[0]],
         "tp-sp-cp": [LLAMA, TENSOR, SEQUENCE, CONTEXT, "model.norm=batchnorm"],
         "tp-cp-to-all": [GPT2, TENSOR, CONTEXT, TO_ALL],
         "pp-dp": [LLAMA, PIPELINE, ZERO[2]],
-        "pp-cp": [GPT2, PIPELINE, CONTEXT],
         "pp4": [GPT2, "parallel.pipeline=4", "model.num_layers=4"],
     },
 }  # fmt: skip
@@ -147,3 +140,58 @@ def test_a_rank_holds_what_it_is_said_to(counted: dict[str, list[dict[str, Any]]
     config = _config(processes, name)
     for found in counted[name]:
         assert held_elements(held_modules(config.model, config.parallel, found["stage"])) == found["held"]
+
+
+def test_a_ring_passes_on_all_but_its_own_share() -> None:
+    def sent(operation: Any, ranks: int = 4) -> float:
+        return Message("tensor", "", operation, ranks, 1, 1000).sent
+
+    assert (sent("all_reduce"), sent("all_gather"), sent("reduce_scatter"), sent("all_to_all")) == (1500, 750, 750, 750)
+    assert (sent("send"), sent("all_reduce", 2)) == (1000, 1000)
+
+
+def test_messages_are_added_up_by_operation_and_group() -> None:
+    messages = [Message("model", "a", "all_reduce", 2, 1, 10), Message("tensor", "b", "all_gather", 2, 3, 20)]
+    messages += [Message("tensor", "c", "all_gather", 2, None, 4), Message("tensor", "d", "all_reduce", 2, 1, 0)]
+    assert by_operation(messages)["tensor", "all_gather"] == Message("tensor", "", "all_gather", 2, None, 24)
+    assert list(sent_by_group(messages).items()) == [("tensor", 12.0), ("model", 10.0)]
+
+
+def test_sizes_of_a_published_model_by_hand() -> None:
+    """LLaMA 7B on 8 GPUs, tensor and sequence parallel over 2, micro-batches of 1 x 2048 tokens, ZeRO 1 over 4 replicas."""
+    overrides = ["parallel.tensor=2", "parallel.sequence=true", "train.global_batch_size=8", "train.micro_batch_size=1"]
+    config = load_config("configs/llama_7b.yaml", [*overrides, "train.sequence_length=2048"], world_size=8)
+    hidden = 2048 * 4096 * 2  # bytes of a micro-batch's hidden states in bf16
+    found = {(message.what, message.operation): message for message in step_messages(config, 8)}
+    assert config.train.micro_batches(4) == 2
+    assert found["activations of layers", "all_gather"].payload == 2 * 32 * 6 * hidden
+    assert found["activations of layers", "reduce_scatter"].payload == 2 * 32 * 4 * hidden
+    partial = found["partial gradients", "all_reduce"]
+    assert (partial.calls, partial.payload) == (2 * 65, 2 * 65 * 4096 * 4)
+    held = (6_738_415_616 - 65 * 4096) // 2 + 65 * 4096
+    assert found["gradients", "all_reduce"].payload == 4 * held
+    assert found["gradients", "all_reduce"].sent == 2 * 3 / 4 * 4 * held
+    assert found["updated weights", "all_gather"].payload == 2 * held
+
+
+def test_the_stage_that_sends_most_is_shown() -> None:
+    """Of four stages an inner one sends both ways."""
+    overrides = ["parallel.pipeline=4", "model.num_layers=4", "model.tie_embeddings=false"]
+    config = load_config("configs/tiny_gpt2.yaml", overrides, world_size=4)
+    whats = {message.what for message in step_messages(config, 4) if message.group == "pipeline"}
+    assert whats == {"hidden states", "gradients of hidden states"}
+    assert bubble(config, 4) == pytest.approx(3 / 5)
+
+
+def test_nothing_is_sent_by_one_process() -> None:
+    assert step_messages(load_config("configs/tiny_llama.yaml", world_size=1), 1) == []
+
+
+def test_weights_are_gathered_anew_where_too_much_lies_between() -> None:
+    """Four modules of 10 elements, there and back: the first is used again after 60 others, the last at once."""
+    modules = [HeldModule(str(n), n if n < 3 else None, (HeldParameter(10),)) for n in range(4)]
+    assert gathers(modules, False, 0) == [2, 2, 2, 2]
+    assert gathers(modules, False, 1) == [2, 2, 2, 1]
+    assert gathers(modules, False, 61) == [1, 1, 1, 1]
+    assert gathers(modules, False, 60) == [2, 1, 1, 1]
+    assert gathers(modules, True, 0) == [3, 3, 3, 2]
