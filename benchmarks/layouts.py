@@ -208,7 +208,9 @@ def draw(found: list[Found], path: Path) -> None:
     figure, panel = plt.subplots(figsize=(10, 0.42 * len(found) + 1.6), layout="constrained")
     labels = [f"{one.layout} ({one.processes})" for one in found]
     left, formula = [0.0] * len(found), [0.0] * len(found)
-    for color, group in enumerate(name for name in GROUPS if any(one.sent.get(name, 0) > 5000 for one in found)):
+    for color, group in enumerate(
+        name for name in GROUPS if any(max(one.sent.get(name, 0), one.formula.get(name, 0)) > 5000 for one in found)
+    ):
         sizes = [one.sent.get(group, 0.0) / 2**20 for one in found]
         panel.barh(labels, sizes, left=left, color=f"C{color}", label=f"{group}, counted")
         left = [a + b for a, b in zip(left, sizes, strict=True)]
@@ -218,7 +220,7 @@ def draw(found: list[Found], path: Path) -> None:
         panel.plot(*zip(*ends, strict=True), "k|", ms=16, mew=1.5, label="by formula" if color == 0 else None)
     panel.invert_yaxis()
     panel.set_xlabel("MiB that a rank sends in a step (the rank that sends the most)")
-    panel.legend(loc="outside upper center", ncols=6, frameon=False)
+    figure.legend(loc="outside upper center", ncols=6, frameon=False)
     panel.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
