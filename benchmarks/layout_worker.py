@@ -1,14 +1,15 @@
 """One rank of :mod:`benchmarks.layouts`: steps in one layout, timed, weighed and counted.
 
-``torchrun ... -m benchmarks.layout_worker OUT STEPS CONFIG [OVERRIDES]``; rank R writes OUT-R.json.
+Whoever forks a process to call :func:`work` imports this module before, with all that a run imports.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
-import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.data.dataset import Batch
 from ibnorm_megatron.model.language_model import LanguageModel
+from ibnorm_megatron.parallel import cpu_compat
 from ibnorm_megatron.parallel.counting import CountTraffic
 from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
@@ -25,23 +27,26 @@ from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.step import TrainStep
 
+cpu_compat.install()  # before DeepSpeed looks for an accelerator
+import deepspeed  # noqa: E402, F401 (the engine imports it late, which would be here in every rank)
+
 WARM_UP = 2
 
 
-def main() -> None:
-    """Take the steps that the command line says."""
+def work(environment: Mapping[str, str], out: Path, steps: int, path: str, overrides: list[str]) -> None:
+    """Take the steps as the rank that the environment says, as a launcher would set it, and write what was found."""
     quiet()
-    out, steps = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(1)
+    os.environ.update(environment)
     world = World.from_environment()
-    config = load_config(sys.argv[3], sys.argv[4:], world_size=world.size)
+    config = load_config(path, overrides, world_size=world.size)
     with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
-        found = measure(config, groups, steps)
-    Path(f"{out}-{world.rank}.json").write_text(json.dumps(found))
+        out.write_text(json.dumps(measure(config, groups, steps)))
 
 
 def measure(config: Config, groups: Groups, steps: int) -> dict[str, object]:
-    """Seconds of each step, bytes that the process grew by at most, and what a step more sends, which is not timed."""
-    before = _resident()
+    """Seconds of each step, bytes that the process (or its GPU memory) grew by at most, and what a step more sends, which is not timed."""
+    before = 0 if cpu_compat.on_gpu() else _resident()
     module = LanguageModel(config.model, groups, config.train.precision, config.train.seed)
     data = groups.data_size
     engine_config = deepspeed_config(
@@ -60,7 +65,8 @@ def measure(config: Config, groups: Groups, steps: int) -> dict[str, object]:
         started = time.perf_counter()
         take_step(number, batches)[0].loss()
         seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if cpu_compat.on_gpu() else host
     with CountTraffic(groups) as traffic:
         take_step(WARM_UP + steps + 1, batches)[0].loss()
     engine.close()
@@ -86,7 +92,3 @@ def _resident() -> int:
     """Bytes of memory that the process holds now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    main()

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
+import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.traffic import step_messages
 
 from .conditions import conditions, markdown_table
+from .layout_worker import work
 
 CONFIG = "configs/tiny_llama.yaml"
 
@@ -98,20 +101,42 @@ def shape(given: argparse.Namespace) -> list[str]:
 
 
 def run_layout(processes: int, overrides: list[str], steps: int) -> list[dict[str, Any]]:
-    """Start the processes of one layout; what each of them found.
+    """Run one layout in processes of its own; what each of them found.
 
     Raises:
-        RuntimeError: they failed.
+        RuntimeError: one of them failed.
     """
+    # Each rank is a new process; forked from one that has imported everything, but a CUDA driver does not survive a fork.
+    forks = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+    if not torch.cuda.is_available():
+        forks.set_forkserver_preload(["benchmarks.layout_worker"])
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "rank"
-        worker = ["-m", "benchmarks.layout_worker", str(out), str(steps), CONFIG, *overrides]
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        threads = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        done = subprocess.run([*launcher, *worker], env={**os.environ, **threads}, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(overrides)} failed:\n{done.stderr[-4000:]}")
-        return [json.loads(Path(f"{out}-{rank}.json").read_text()) for rank in range(processes)]
+        files = [Path(folder) / f"{rank}.json" for rank in range(processes)]
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+        ranks = [
+            forks.Process(
+                target=work,
+                args=({**common, "RANK": str(n), "LOCAL_RANK": str(n)}, file, steps, CONFIG, overrides),
+                daemon=True,
+            )
+            for n, file in enumerate(files)
+        ]
+        for rank in ranks:
+            rank.start()
+        while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
+            multiprocessing.connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
+        if any(rank.exitcode for rank in ranks):
+            for rank in ranks:
+                rank.terminate()
+            raise RuntimeError(f"{' '.join(overrides)} failed; its error is above")
+        return [json.loads(file.read_text()) for file in files]
+
+
+def _free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+        return port
 
 
 def found_of(processes: int, layout: str, overrides: list[str], rounds: list[list[dict[str, Any]]]) -> Found:
@@ -183,10 +208,12 @@ def write(found: list[Found], given: argparse.Namespace, title: str) -> None:
         "since before the model was built"
     )
     listed = [f"* {name}: {value}" for name, value in conditions("benchmarks.layouts", method).items()]
-    note = (
-        "Bytes by group do not depend on the machine. The times do: processes share the cores of one machine, and gloo moves "
-        "their bytes through its memory. They say nothing about GPUs, nor which layout is fastest there."
+    on_cpu = (
+        "processes share the cores of one machine, and gloo moves their bytes through its memory. They say nothing about GPUs, "
+        "nor which layout is fastest there"
     )
+    where = "this machine's GPUs and links" if torch.cuda.is_available() else on_cpu
+    note = f"Bytes by group do not depend on the machine. The times do: {where}."
     parts = [
         f"# {title}",
         "\n".join(listed),
@@ -226,6 +253,10 @@ def draw(found: list[Found], path: Path) -> None:
     plt.close(figure)
 
 
+def _backend() -> str:
+    return "GPU and NCCL" if torch.cuda.is_available() else "CPU and gloo"
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -250,10 +281,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, write the files."""
     quiet()
     torch.set_num_threads(1)  # as its processes, and as the conditions say
+    os.environ["OMP_NUM_THREADS"] = "1"
     given = parse(sys.argv[1:] if arguments is None else arguments)
     found = run(given)
     model = f"LLaMA d = {given.width}, {given.layers} layers, {given.vocabulary} words"
-    title = f"Layouts: {model}, 8 x {given.length} tokens a step in micro-batches of 2, {given.precision}, CPU and gloo"
+    title = f"Layouts: {model}, 8 x {given.length} tokens a step in micro-batches of 2, {given.precision}, {_backend()}"
     table = Table(*HEADS, title=title)
     for line in lines_of(found):
         table.add_row(*line)
