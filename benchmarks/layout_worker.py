@@ -45,7 +45,7 @@ def work(environment: Mapping[str, str], out: Path, steps: int, path: str, overr
 
 
 def measure(config: Config, groups: Groups, steps: int) -> dict[str, object]:
-    """Seconds of each step, bytes that the process (or its GPU memory) grew by at most, and what a step more sends, which is not timed."""
+    """Seconds of each step, bytes that the process (or its GPU memory) grew by at most, and what a step more sends, untimed."""
     before = 0 if cpu_compat.on_gpu() else _resident()
     module = LanguageModel(config.model, groups, config.train.precision, config.train.seed)
     data = groups.data_size
