@@ -118,8 +118,7 @@ def _layout(config: Config, world: int) -> Table:
 
 def _traffic(config: Config, world: int) -> Iterator[Table]:
     """What goes between ranks, where anything does."""
-    from ..parallel.messages import sent_by_group
-    from ..train.traffic import step_messages
+    from ..train.traffic import sent_by_group, step_messages
 
     messages = step_messages(config, world)
     groups = sent_by_group(messages)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..model.shards import HeldModule, held_modules, layers_of_stage
-from ..parallel.messages import Message, Operation
+from ..parallel.messages import Message, Operation, sent_by_group
 from .zero_traffic import ELEMENT_BYTES, zero_messages
+
+__all__ = ["bubble", "sent_by_group", "step_messages"]
 
 
 def step_messages(config: Config, world_size: int, stage: int | None = None) -> list[Message]:
