@@ -62,7 +62,7 @@ def _norm_messages(config: Config, parameters: list[HeldParameter], replicas: in
     if stage == 0 or whole:
         calls, each, over_replicas = 1, 4, stage == 0
     else:
-        calls, each, over_replicas = groups, 8 if stage == 3 else 4, True
+        calls, each, over_replicas = groups, 8 if stage == 3 and not layout.offload_optimizer else 4, True
     if over_replicas:
         yield Message("replicas", what, "all_reduce", replicas, calls, calls * each)
     yield Message("model", what, "all_reduce", model, calls, calls * each)

@@ -21,6 +21,7 @@ from ..distributed import torchrun
 LLAMA, GPT2 = "tiny_llama", "tiny_gpt2"
 TENSOR, SEQUENCE, PIPELINE, CONTEXT = "parallel.tensor=2", "parallel.sequence=true", "parallel.pipeline=2", "parallel.context=2"
 BF16, FP16, FULL = "train.precision=bf16", "train.precision=fp16", "parallel.recompute=full"
+OFFLOAD = "parallel.offload_optimizer=true"
 TO_ALL = "parallel.context_method=all_to_all"
 SUB = "model.norm_placement=sub"
 WHOLE = "train.micro_batch_size=4"
@@ -62,6 +63,8 @@ CASES: dict[int, dict[str, list[str]]] = {
         "dp-zero2-fp16-batchnorm": [LLAMA, ZERO[2], FP16, "model.norm=batchnorm"],
         "dp-zero3-fp16": [LLAMA, ZERO[3], FP16],
         "dp-sent-in-bf16": [LLAMA, ZERO[2], BF16, "parallel.deepspeed.communication_data_type=bf16"],
+        "dp-zero2-offload-bf16": [LLAMA, ZERO[2], BF16, OFFLOAD],
+        "dp-zero3-offload": [LLAMA, ZERO[3], OFFLOAD],
         "dp-zero3-sharded": [GPT2, ZERO[3], SMALL_TOO, "model.tie_embeddings=false"],
         "dp-zero3-reuse0": [LLAMA, ZERO[3], SMALL_TOO, *_no_further_than(0)],
         "dp-zero3-reuse60k": [LLAMA, ZERO[3], SMALL_TOO, *_no_further_than(60_000)],
