@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ...parallel.counting import CountTraffic
@@ -23,13 +24,17 @@ class CountStep(Callback):
         assert step > 1
         self._step = step
         self._traffic: CountTraffic | None = None
+        self._counting = ExitStack()
 
     def after_step(self, trainer: Trainer) -> None:
         if trainer.state.step == self._step - 1:
-            self._traffic = CountTraffic(trainer.groups)
-            self._traffic.__enter__()
-        elif trainer.state.step == self._step and self._traffic:
-            self._traffic.__exit__(None, None, None)
+            self._traffic = self._counting.enter_context(CountTraffic(trainer.groups))
+        elif trainer.state.step == self._step:
+            self.close()
+
+    def close(self) -> None:
+        """Count no further."""
+        self._counting.close()
 
     @property
     def messages(self) -> list[Message]:
