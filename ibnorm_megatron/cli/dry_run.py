@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ def execute(arguments: argparse.Namespace) -> None:
     world = config.parallel.model_parallel if arguments.world_size is None else arguments.world_size
     console = Console(highlight=False)
     console.print(config.to_yaml(), markup=False)
-    for table in (_parameters(config), _layout(config, world), _norms(config), _schedule(config), _data(config, manifest)):
+    tables = [_parameters(config), _layout(config, world), *_traffic(config, world), _norms(config), _schedule(config)]
+    for table in (*tables, _data(config, manifest)):
         console.print(table)
 
 
@@ -85,6 +87,8 @@ def _parameters(config: Config) -> Table:
 
 
 def _layout(config: Config, world: int) -> Table:
+    from ..train.traffic import bubble
+
     layout, train = config.parallel, config.train
     data = layout.data(world)
     table = _table("layout", "what", "value")
@@ -101,9 +105,43 @@ def _layout(config: Config, world: int) -> Table:
         "micro-batch": f"{train.micro_batch(data)} x {train.sequence_length} tokens",
         "micro-batches a step and rank": train.micro_batches(data),
     }
+    if layout.context > 1:
+        rows["context parallel"] = f"{layout.context}, {layout.context_method}"
+    if layout.recompute != "none":
+        rows["computed again backward"] = {"selective": "core attention", "full": "every layer"}[layout.recompute]
+    if layout.pipeline > 1:
+        rows["pipeline bubble, equal stages"] = f"{100 * bubble(config, world):.1f} % of a step"
     for name, value in rows.items():
         table.add_row(name, str(value))
     return table
+
+
+def _traffic(config: Config, world: int) -> Iterator[Table]:
+    """What goes between ranks, where anything does."""
+    from ..train.traffic import sent_by_group, step_messages
+
+    messages = step_messages(config, world)
+    groups = sent_by_group(messages)
+    total = sum(groups.values())
+    if not messages:
+        return
+    table = _table("communication of one step and rank", "what", "collective", "calls", "MiB sent")
+    for group, of_group in groups.items():
+        own = sorted((message for message in messages if message.group == group), key=lambda message: -message.sent)
+        share = f"{group}, {own[0].ranks} ranks: {100 * of_group / total:.1f} %"
+        table.add_row(share, "", "", _mebibytes(of_group), style="bold")
+        for message in own:
+            calls = "by bucket" if message.calls is None else f"{message.calls:,}"
+            table.add_row(f"  {message.what}", message.operation.replace("_", "-"), calls, _mebibytes(message.sent))
+        table.add_section()
+    table.add_row("total", "", "", _mebibytes(total))
+    busiest = "; a pipeline stage that sends the most" if config.parallel.pipeline > 1 else ""
+    table.caption = f"by formula, collectives as rings{busiest}"
+    yield table
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:,.2f}" if size >= 0.005 * 2**20 else "< 0.01"
 
 
 def _norms(config: Config) -> Table:

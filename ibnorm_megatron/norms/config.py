@@ -10,7 +10,7 @@ Nothing here imports torch until a norm is built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -18,6 +18,19 @@ from .compression import ALIASES, compression_names, get_compression, nearest
 
 if TYPE_CHECKING:
     from .base import Norm
+
+
+class RowSums(NamedTuple):
+    """The sums over a whole row that ranks exchange where each holds some of its columns.
+
+    Attributes:
+        forward, backward: numbers of a row in each all-reduce of the two passes.
+        bytes_each: of a number.
+    """
+
+    forward: tuple[int, ...] = ()
+    backward: tuple[int, ...] = ()
+    bytes_each: int = 8
 
 
 class NormConfig(BaseModel):
@@ -52,6 +65,14 @@ class NormConfig(BaseModel):
         """Parameters of one norm of this width, over all ranks."""
         raise TypeError(f"{type(self).__name__} does not say how many parameters it has")
 
+    def row_sums(self) -> RowSums:
+        """What its layer exchanges on sharded columns: nothing, unless it overrides this. Only counted, never acted upon."""
+        return RowSums()
+
+    def step_sums(self, width: int) -> int:
+        """Numbers (float64) that its layer of so many columns sums over tokens' ranks after a step. Only counted."""
+        return 0
+
     def at_embedding(self) -> NormConfig | None:
         """The norm that stands behind the embedding where this one is the model's default; most want none there."""
         return None
@@ -78,6 +99,10 @@ class StandardizingConfig(NormConfig):
 
     def num_params(self, width: int) -> int:
         return width * (2 if self.bias else 1)
+
+    def row_sums(self) -> RowSums:
+        """Those of :mod:`ibnorm_megatron.norms.sharded`; the fused kernels send a number less in the first all-reduce."""
+        return RowSums(forward=(4, 4), backward=(3,))
 
 
 Kind = TypeVar("Kind", bound=type[NormConfig])
@@ -184,6 +209,9 @@ class IBNormConfig(StandardizingConfig):
 
     def num_params(self, width: int) -> int:
         return super().num_params(width) + (1 if self.strength == "learnable" else 0)
+
+    def row_sums(self) -> RowSums:
+        return RowSums(forward=(4, 6), backward=(4,)) if self.scale == "relative" else super().row_sums()
 
     def module_class(self) -> type[Norm]:
         from .modules import IBNorm

@@ -68,6 +68,20 @@ def test_dry_run_of_every_shipped_config(name: str, capsys: pytest.CaptureFixtur
         assert what in shown
 
 
+def test_dry_run_shows_what_is_sent_and_the_bubble(capsys: pytest.CaptureFixture[str]) -> None:
+    layout = ["parallel.tensor=2", "parallel.sequence=true", "parallel.pipeline=2", "train.micro_batch_size=2"]
+    assert main(["dry-run", "configs/tiny_llama.yaml", "data.path=nowhere", "--world-size", "8", *layout]) == 0
+    shown = capsys.readouterr().out
+    # Two data ranks, two micro-batches of 2 x 64 x 64 float32; one layer on each stage: 6 all-gathers in each.
+    assert re.search(rf"activations of layers +│ +all-gather │ +{2 * 6} │ +{2 * 6 * 2 * 64 * 64 * 4 / 2 / 2**20:.2f} ", shown)
+    assert all(re.search(rf"{group}, {ranks} ranks: +[\d.]+ %", shown) for group, ranks in (("tensor", 2), ("replicas", 2)))
+    assert re.search(r"pipeline bubble, equal stages +│ +33.3 % of a step", shown)
+    assert "context, " not in shown and "statistics of sharded norms" not in shown
+    assert main(["dry-run", "configs/tiny_llama.yaml", "data.path=nowhere"]) == 0
+    shown = capsys.readouterr().out
+    assert "communication" not in shown and "bubble" not in shown
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_dry_run_prints_is_the_config(name: str) -> None:
     config = load_config(f"configs/{name}.yaml", ["model.norm={kind: ibnorm_tanh, lambda: 2.0}", "train.lr=1e-3"])

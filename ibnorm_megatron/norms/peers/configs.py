@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from ..config import NormConfig, StandardizingConfig, register_norm
+from ..config import NormConfig, RowSums, StandardizingConfig, register_norm
 
 if TYPE_CHECKING:
     from ..base import Norm
@@ -81,6 +81,10 @@ class NormalNormConfig(AffineConfig):
 
         return NormalNorm
 
+    def row_sums(self) -> RowSums:
+        """Mean, variance and the likelihood's slopes, with gradients; mean and deviation for noise, without."""
+        return RowSums(forward=(1, 1, 5, *((1, 1) if self.noise else ())), backward=(5, 1, 1), bytes_each=4)
+
 
 @register_norm("layernorm_scaling")
 class LayerNormScalingConfig(StandardizingConfig):
@@ -106,6 +110,10 @@ class L2NormConfig(AffineConfig):
 
         return L2Norm
 
+    def row_sums(self) -> RowSums:
+        """RMSNorm's."""
+        return RowSums(forward=(4, 4), backward=(3,))
+
 
 @register_norm("batchnorm")
 class BatchNormConfig(AffineConfig):
@@ -118,3 +126,7 @@ class BatchNormConfig(AffineConfig):
         from .batch_norm import BatchNorm
 
         return BatchNorm
+
+    def step_sums(self, width: int) -> int:
+        """Two moments a column, and how many rows there were."""
+        return 2 * width + 1

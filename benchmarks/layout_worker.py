@@ -1,0 +1,94 @@
+"""One rank of :mod:`benchmarks.layouts`: steps in one layout, timed, weighed and counted.
+
+Whoever forks a process to call :func:`work` imports this module before, with all that a run imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ibnorm_megatron.config import Config, load_config
+from ibnorm_megatron.data.dataset import Batch
+from ibnorm_megatron.model.language_model import LanguageModel
+from ibnorm_megatron.parallel import cpu_compat
+from ibnorm_megatron.parallel.counting import CountTraffic
+from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
+from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
+from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.train.optimizer import build_optimizer
+from ibnorm_megatron.train.step import TrainStep
+
+cpu_compat.install()  # before DeepSpeed looks for an accelerator
+import deepspeed  # noqa: E402, F401 (the engine imports it late, which would be here in every rank)
+
+WARM_UP = 2
+
+
+def work(environment: Mapping[str, str], out: Path, steps: int, path: str, overrides: list[str]) -> None:
+    """Take the steps as the rank that the environment says, as a launcher would set it, and write what was found."""
+    quiet()
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    world = World.from_environment()
+    config = load_config(path, overrides, world_size=world.size)
+    with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
+        out.write_text(json.dumps(measure(config, groups, steps)))
+
+
+def measure(config: Config, groups: Groups, steps: int) -> dict[str, object]:
+    """Seconds of each step, bytes that the process (or its GPU memory) grew by at most, and what a step more sends, untimed."""
+    before = 0 if cpu_compat.on_gpu() else _resident()
+    module = LanguageModel(config.model, groups, config.train.precision, config.train.seed)
+    data = groups.data_size
+    engine_config = deepspeed_config(
+        config.parallel,
+        config.train.precision,
+        micro_batch_size=config.train.micro_batch(data),
+        micro_batches=config.train.micro_batches(data),
+        grad_clip=config.train.grad_clip,
+    )
+    engine = Engine(module, build_optimizer(module, config.train), groups, engine_config, config.train.grad_clip)
+    take_step = TrainStep(config.train, groups, engine)
+    batches = _batches(config, groups)
+    seconds = []
+    for number in range(1, WARM_UP + steps + 1):
+        dist.barrier()
+        started = time.perf_counter()
+        take_step(number, batches)[0].loss()
+        seconds.append(time.perf_counter() - started)
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if cpu_compat.on_gpu() else host
+    with CountTraffic(groups) as traffic:
+        take_step(WARM_UP + steps + 1, batches)[0].loss()
+    engine.close()
+    messages = [asdict(message) for message in traffic.messages()]
+    return {"stage": groups.stage, "seconds": seconds[WARM_UP:], "grown": peak - before, "messages": messages}
+
+
+def _batches(config: Config, groups: Groups) -> list[Batch]:
+    """This data rank's micro-batches of one step, of random tokens."""
+    train = config.train
+    micro, length = train.micro_batch(groups.data_size), train.sequence_length
+    generator = torch.Generator().manual_seed(groups.data_rank)
+
+    def batch() -> Batch:
+        tokens = torch.randint(config.model.vocab_size, (micro, length + 1), generator=generator)
+        positions = torch.arange(length).expand(micro, length).contiguous()
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), torch.ones(micro, length), positions)
+
+    return [batch() for _ in range(train.micro_batches(groups.data_size))]
+
+
+def _resident() -> int:
+    """Bytes of memory that the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
