@@ -1,1 +1,1 @@
-"""Measurements, run by hand: ``python -m benchmarks.norms`` and ``python -m benchmarks.step``."""
+"""Measurements, run by hand: ``python -m benchmarks.norms``, ``benchmarks.step`` and ``benchmarks.norm_step``."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core.tensor_parallel import checkpoint
+from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -140,20 +141,18 @@ def test_a_recomputed_layer_finds_its_random_numbers(groups: Groups) -> None:
     module = _model(_config(True, "model.dropout=0.3"), groups)
     layer = module.gpt.decoder.layers[0]
     x = torch.randn(LENGTH, BATCH, 64, generator=torch.Generator().manual_seed(1))
-    found = []
+    tracker = get_cuda_rng_tracker()  # of attention's dropout
+    states, found = tracker.get_states(), []
     for call in (lambda x: layer(x, None)[0], lambda x: checkpoint(lambda x: layer(x, None)[0], False, x)):
         torch.manual_seed(3)
-        torch.get_rng_state()
+        tracker.set_states(dict(states))
         leaf = x.clone().requires_grad_()
         y = call(leaf)
-        y.sum().backward()
+        y.square().sum().backward()
         found.append((y.detach(), leaf.grad))
-    dropped = float((found[0][0] == x).float().mean())
-    assert dropped < 0.3, "more is dropped than both of two dropouts drop"
-    if torch.equal(found[0][0], found[1][0]):
-        torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-6)
-    else:
-        pytest.fail("the same seed dropped something else")
+    assert 0.03 < float((found[0][0] == x).float().mean()) < 0.15, "both of two dropouts drop 9 %"
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-5)
 
 
 def test_hooks_see_the_norms_of_a_compiled_model(groups: Groups) -> None:
