@@ -1,115 +1,250 @@
-"""What norms cost in a whole training step on a CPU: forward, loss, backward, clipping and AdamW of a small LLaMA.
+"""One full training step of the same LLaMA side by side: ours, Hugging Face's, litgpt's and one written by hand.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.step --rounds 40 --out benchmarks/results/norms_cpu_step
+    OMP_NUM_THREADS=2 python -m benchmarks.step --threads 2 --out benchmarks/results/step_cpu
 
-Every round runs a step of every norm's model; a norm's figure is the median over rounds of its time over LayerNorm's.
+Forward, loss, backward, clipping at 1 and fused AdamW of the same weights on the same batch, each eager and through
+``torch.compile``, and beside them the floor: the step's matrix products and attention alone. Ours stands in a bare loop, as
+the others, and in DeepSpeed ZeRO-1 under our training loop, as a user trains. In every round every contender takes one step,
+and ratios are within a round. No figure is reported before all first losses agree. A peer that is not installed says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor, nn
 
-from ibnorm_megatron.config import load_config
+from ibnorm_megatron.config import Config, load_config
+from ibnorm_megatron.data.dataset import Batch, Loader
 from ibnorm_megatron.model.language_model import LanguageModel
-from ibnorm_megatron.parallel.config import Layout
+from ibnorm_megatron.parallel.cpu_compat import device
+from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.progress import Progress
 from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.train.loop import Trainer
 from ibnorm_megatron.train.optimizer import build_optimizer
+from ibnorm_megatron.train.run_folder import RunFolder
 
-from .conditions import conditions, markdown_table
-from .timing import Clock, Samples, Task, clock_for, measure, ratio
+from .llamas import SHAPES, Loss, NotInstalledError, Shape, Weights, fill_ours, hand_written, hugging_face, litgpt
+from .step_floor import floor_task
+from .step_report import CaseResult, Contender, draw, print_cases, write_csv, write_page
+from .timing import Clock, Task, clock_for, measure
 
-HEADS = ["norm", "median ms", "shortest ms", "median ratio", "ratio of shortest"]
+#: How far first losses may be apart, in nats, and those of the third step, when other roundings went through an optimizer.
+FIRST_LOSS_BOUND = {"fp32": 1e-5, "bf16": 2e-3}
+THIRD_LOSS_BOUND = {"fp32": 1e-4, "bf16": 2e-2}
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PEERS = {"by hand": hand_written, "Hugging Face": hugging_face, "litgpt": litgpt}
+CLIP = 1.0
 
-def step_tasks(width: int, layers: int, length: int, norms: tuple[str, ...], groups: Groups) -> dict[str, Task]:
-    """A step for each norm, on one sequence of random tokens; ``NORM compiled`` is the norm through torch.compile."""
-    shape = {"num_layers": layers, "hidden_size": width, "num_attention_heads": width // 64, "num_key_value_heads": width // 64}
-    shape |= {"ffn_hidden_size": 11 * width // 4, "vocab_size": 8192, "max_sequence_length": length}
-    overrides = [f"model.{name}={value}" for name, value in shape.items()] + [f"train.sequence_length={length}"]
-    tokens = torch.randint(8192, (1, length + 1), generator=torch.Generator().manual_seed(0))
-    batch = {
-        "tokens": tokens[:, :-1].contiguous(),
-        "labels": tokens[:, 1:].contiguous(),
-        "loss_mask": torch.ones(1, length),
-        "position_ids": torch.arange(length).unsqueeze(0),
-    }
-
-    def task(norm: str) -> Task:
-        own = [f"model.norm={norm.removesuffix(' compiled')}", f"model.compile_norms={str(norm.endswith('compiled')).lower()}"]
-        config = load_config("configs/tiny_llama.yaml", [*overrides, *own])
-        module = LanguageModel(config.model, groups, "fp32", 1)
-        optimizer = build_optimizer(module, config.train)
-
-        def step() -> None:
-            (module(**batch) / length).backward()
-            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        def run(clock: Clock) -> dict[str, float]:
-            return {"step": clock(step)[1]}
-
-        return run
-
-    return {norm: task(norm) for norm in norms}
+#: One optimizer step; returns the loss before it, a scalar.
+Step = Callable[[], Tensor | float]
 
 
-def lines_of(samples: Samples) -> list[list[str]]:
-    """The table's cells; the first contender is what ratios are to."""
-    base = next(iter(samples.values()))["step"]
-    lines = []
-    for name, parts in samples.items():
-        own = parts["step"]
-        figures = [f"{1e3 * statistics.median(own):.2f}", f"{1e3 * min(own):.2f}"]
-        lines.append([name, *figures, f"{ratio(own, base):.3f}", f"{min(own) / min(base):.3f}"])
-    return lines
+@dataclass(frozen=True)
+class Case:
+    """What one comparison is about, and the batch that all its contenders see."""
+
+    shape: Shape
+    dtype: str
+    weights: Weights
+    tokens: Tensor
+    labels: Tensor
+
+    @staticmethod
+    def of(shape: Shape, dtype: str) -> Case:
+        """Random weights and tokens, the same every time."""
+        tokens = torch.randint(shape.vocabulary, (shape.batch, shape.length + 1), generator=torch.Generator().manual_seed(0))
+        tokens = tokens.to(device())
+        return Case(shape, dtype, Weights.random(shape, 1), tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+
+    def config(self, norm: str, compiled: bool) -> Config:
+        """Ours, as a config: the learning rate stands still."""
+        shape = self.shape
+        model = {
+            "num_layers": shape.layers, "hidden_size": shape.width, "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.heads, "ffn_hidden_size": shape.ffn, "vocab_size": shape.vocabulary,
+            "max_sequence_length": shape.length, "norm": norm, "compile": "layers" if compiled else "none",
+        }  # fmt: skip
+        train = {
+            "sequence_length": shape.length, "global_batch_size": shape.batch, "micro_batch_size": shape.batch,
+            "precision": self.dtype, "grad_clip": CLIP, "lr": 1e-4, "min_lr_ratio": 1.0, "warmup_fraction": 0.0,
+        }  # fmt: skip
+        overrides = [f"model.{key}={value}" for key, value in model.items()]
+        return load_config("configs/tiny_llama.yaml", [*overrides, *(f"train.{key}={value}" for key, value in train.items())])
+
+    def batch(self) -> Batch:
+        """The batch as our loader would hand it over: every label counts."""
+        positions = torch.arange(self.shape.length, device=device()).expand(self.shape.batch, -1)
+        return Batch(self.tokens, self.labels, torch.ones(self.tokens.shape, device=device()), positions.contiguous())
 
 
-def write(lines: list[list[str]], title: str, method: str, out: Path) -> None:
-    """OUT.csv and OUT.md, the latter with the conditions."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.with_suffix(".csv").open("w", newline="") as file:
-        csv.writer(file).writerows([HEADS, *lines])
-    listed = [f"* {name}: {value}" for name, value in conditions("benchmarks.step", method).items()]
-    out.with_suffix(".md").write_text("\n".join([f"# {title}", "", *listed, "", markdown_table(HEADS, lines), ""]))
+def bare_loop(module: nn.Module, loss: Callable[[], Tensor], config: Config) -> Step:
+    """A step with nothing around it. The optimizer is the same for everyone."""
+    optimizer = build_optimizer(module, config.train)
+    parameters = list(module.parameters())
+
+    def step() -> Tensor:
+        value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return value.detach()
+
+    return step
 
 
-def main() -> None:
-    """Measure what the command line says."""
-    quiet()
+def peer_step(case: Case, builder: Callable[..., tuple[nn.Module, Loss]], compiled: bool) -> Step:
+    """A peer in a bare loop."""
+    module, loss = builder(case.shape, case.weights, DTYPES[case.dtype], compiled)
+    module.to(device())
+    return bare_loop(module, lambda: loss(case.tokens, case.labels), case.config("rmsnorm", False))
+
+
+def our_module(case: Case, config: Config, groups: Groups) -> LanguageModel:
+    """Our model with the case's weights."""
+    module = LanguageModel(config.model, groups, config.train.precision, 1)
+    fill_ours(module, case.shape, case.weights)
+    return module
+
+
+def our_bare_step(case: Case, norm: str, compiled: bool, groups: Groups) -> Step:
+    """Ours as the peers: no DeepSpeed, and in bf16 no float32 masters."""
+    config, batch = case.config(norm, compiled), vars(case.batch())
+    module = our_module(case, config, groups).to(device())
+    return bare_loop(module, lambda: module(**batch) / case.shape.tokens, config)
+
+
+def our_trained_step(case: Case, norm: str, compiled: bool, groups: Groups, held: ExitStack) -> Step:
+    """Ours as a user trains it: ZeRO-1 and :class:`Trainer`, with no callbacks and the batch in the loader's place."""
+    config = case.config(norm, compiled)
+    module = our_module(case, config, groups)
+    size = case.shape.batch
+    settings = deepspeed_config(config.parallel, config.train.precision, micro_batch_size=size, micro_batches=1, grad_clip=CLIP)
+    engine = Engine(module, build_optimizer(module, config.train), groups, settings, CLIP)
+    held.callback(engine.close)
+    nothing = cast(Any, None)  # a step asks neither for the data's manifest
+    loader = cast(Loader, _SameBatch(case.batch()))
+    trainer = Trainer(config, nothing, groups, engine, loader, RunFolder("unused"), [])
+    return lambda: trainer._step()["loss"]  # run() would take all its steps at once
+
+
+class _SameBatch:
+    """In the loader's place: one micro-batch, the same at every step."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def step(self, number: int) -> list[Batch]:
+        return [self._batch]
+
+
+def builders(case: Case, compiled: bool, groups: Groups, held: ExitStack) -> Iterator[tuple[Contender, Callable[[], Step]]]:
+    """Every contender and what builds its step."""
+    for how in (False, True) if compiled else (False,):
+        for name, builder in PEERS.items():
+            yield Contender(name, how), lambda builder=builder, how=how: peer_step(case, builder, how)
+        yield Contender("ours", how, ours=True), lambda how=how: our_bare_step(case, "rmsnorm", how, groups)
+        trained = Contender("ours, engine + loop", how, ours=True)
+        yield trained, lambda how=how: our_trained_step(case, "rmsnorm", how, groups, held)
+        ibnorm = Contender("ours, ibnorm_log", how, ours=True, same_model=False)
+        yield ibnorm, lambda how=how: our_bare_step(case, "ibnorm_log", how, groups)
+
+
+def check_losses(found: dict[Contender, tuple[float, float]], dtype: str) -> None:
+    """That all train the same model: losses of the first and the third step, by contender.
+
+    Raises:
+        RuntimeError: one does something else than the others.
+    """
+    for ours_alone in (False, True):  # another norm is another model: its compiled form is held against its eager one
+        there = {one: losses for one, losses in found.items() if one.same_model != ours_alone}
+        if not there:
+            continue
+        base = next(iter(there.values()))
+        for one, losses in there.items():
+            for own, its, bound in zip(losses, base, (FIRST_LOSS_BOUND[dtype], THIRD_LOSS_BOUND[dtype]), strict=True):
+                if not abs(own - its) <= bound:
+                    raise RuntimeError(f"{one} has loss {own:.6f} where {next(iter(there))} has {its:.6f}: nothing is reported")
+
+
+def run_case(shape: Shape, dtype: str, rounds: int, compiled: bool, groups: Groups) -> CaseResult:
+    """Build all contenders, let each take three steps, compare their losses, and only then measure."""
+    torch.compiler.reset()
+    case, missing = Case.of(shape, dtype), {}
+    steps: dict[Contender, Step] = {}
+    losses: dict[Contender, tuple[float, float]] = {}
+    with ExitStack() as held:
+        listed = list(builders(case, compiled, groups, held))
+        with Progress(f"building, {dtype}", len(listed), unit="contenders") as progress:
+            for contender, build in listed:
+                progress.advance(note=str(contender))
+                try:
+                    step = build()
+                except NotInstalledError:
+                    missing[contender] = "not installed"
+                    continue
+                first, _, third = (float(step()) for _ in range(3))
+                steps[contender], losses[contender] = step, (first, third)
+        check_losses(losses, dtype)
+        tasks = {str(contender): _task(step) for contender, step in steps.items()}
+        tasks["floor"] = floor_task(shape, DTYPES[dtype], device())
+        progress = Progress(f"{shape}, {dtype}", (rounds + 1) * len(tasks), unit="steps")
+        samples = measure(tasks, clock_for(device()), rounds, warm_up=1, progress=progress)
+    seconds = {name: parts["step"] for name, parts in samples.items()}
+    return CaseResult(shape, dtype, [contender for contender, _ in listed], seconds, missing, losses)
+
+
+def _task(step: Step) -> Task:
+    def run(clock: Clock) -> dict[str, float]:
+        return {"step": clock(step)[1]}
+
+    return run
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out the compiled norm")
-    parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.md")
-    given = parser.parse_args()
+    sizes = "; ".join(f"{name}: {shape}" for name, shape in SHAPES.items())
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["S", "M"], help=sizes)
+    parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out what torch.compile makes")
+    parser.add_argument("--out", type=Path, help="write OUT.csv, OUT.md and OUT.png")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print the tables, write the files."""
+    quiet()
+    given = parse(sys.argv[1:] if arguments is None else arguments)
     torch.set_num_threads(given.threads)
-    norms = ("layernorm", "ibnorm_log", "ibnorm_tanh", *(["ibnorm_log compiled"] if given.compile else []))
-    title = f"Training step, LLaMA d = {given.width}, {given.layers} layers, one sequence of {given.length}, float32, CPU"
-    with process_group(World(0, 1, 0)), model_parallel(Layout(), 1) as groups:
-        tasks = step_tasks(given.width, given.layers, given.length, norms, groups)
-        progress = Progress("steps", (given.rounds + 3) * len(tasks), unit="steps")
-        lines = lines_of(measure(tasks, clock_for(torch.device("cpu")), given.rounds, progress=progress))
-    table = Table(*HEADS, title=title)
-    for line in lines:
-        table.add_row(*line)
-    Console(width=110).print(table)
+    with process_group(World(0, 1, 0)):
+        found = []
+        for shape in given.shape:
+            for dtype in given.dtype:
+                config = Case.of(SHAPES[shape], dtype).config("rmsnorm", False)
+                with model_parallel(config.parallel, 1) as groups:
+                    found.append(run_case(SHAPES[shape], dtype, given.rounds, given.compile, groups))
+                print_cases(found[-1:])
     if given.out:
-        write(lines, title, f"{given.rounds} interleaved rounds; ratios are to the first line, within each round", given.out)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(found, given.out.with_suffix(".csv"))
+        draw(found, given.out.with_suffix(".png"))
+        write_page(found, given.out.with_suffix(".md"), given.rounds)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
     over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
     between = (_sequence_shards, _stages, _heads_over_context_ranks, _sequence_length)
-    for check in (_norms, _noise, _compiled_norms, _layout, _batch, *between, *over_tensor_ranks):
+    for check in (_norms, _noise, _compiled, _layout, _batch, *between, *over_tensor_ranks):
         with suppress(UserError):  # what was refused is reported already
             yield from check(config, world_size)
 
@@ -125,10 +125,11 @@ def _noise(config: Config, _: int | None) -> Iterator[Problem]:
         yield Problem("model.norm", ", ".join(drawing), f"it draws noise, and {why}", mend)
 
 
-def _compiled_norms(config: Config, _: int | None) -> Iterator[Problem]:
-    if config.model.compile_norms and config.parallel.zero_stage == 3:
-        why = "ZeRO stage 3 takes a norm's weights away between forward and backward, under the compiled code"
-        yield Problem("model.compile_norms", "True", why, "leave it out, or set parallel.zero_stage to 2 or less")
+def _compiled(config: Config, _: int | None) -> Iterator[Problem]:
+    if config.model.compile != "none" and config.parallel.zero_stage == 3:
+        why = "ZeRO stage 3 takes weights away between forward and backward, under the compiled code"
+        mend = "set model.compile=none, or parallel.zero_stage to 2 or less"
+        yield Problem("model.compile", config.model.compile, why, mend)
 
 
 def _layout(config: Config, world_size: int | None) -> Iterator[Problem]:

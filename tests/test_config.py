@@ -189,8 +189,9 @@ def test_a_config_of_values_is_the_config() -> None:
     assert Config.model_validate(config.to_dict()) == config
 
 
-def test_norms_are_not_compiled_under_zero_stage_3() -> None:
-    options = ["model.compile_norms=true", "parallel.zero_stage=3"]
-    with pytest.raises(UserError, match=r"model\.compile_norms is True: ZeRO stage 3"):
+@pytest.mark.parametrize("what", ["norms", "layers"])
+def test_nothing_is_compiled_under_zero_stage_3(what: str) -> None:
+    options = [f"model.compile={what}", "parallel.zero_stage=3"]
+    with pytest.raises(UserError, match=rf"model\.compile is {what}: ZeRO stage 3"):
         load_config(TINY, options)
-    assert load_config(TINY, options[:1]).model.compile_norms
+    assert load_config(TINY, options[:1]).model.compile == what

@@ -1,4 +1,4 @@
-"""Core attention as a Megatron-core module: flash-attn where it is installed and can run, else PyTorch's SDPA."""
+"""Core attention as a Megatron-core module: flash-attn where it can run, products on CPUs, else PyTorch's SDPA."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from ..parallel.context import gather_tokens, heads_for_tokens, tokens_for_heads
+from .cpu_attention import block_attention, can_take
 
 
 class CoreAttention(MegatronModule):
@@ -61,13 +62,12 @@ class CoreAttention(MegatronModule):
         Returns ``[s, b, heads * head_dim]``.
         """
         assert attention_mask is None and attention_bias is None and packed_seq_params is None, "attention is causal only"
-        attend = _flash_attention if _flash_can_run(query) else _scaled_dot_product_attention
         dropout = self.dropout if self.training else 0.0
         # Each tensor rank has heads of its own and drops their scores by random numbers of its own. Under sequence
         # parallelism megatron-core has switched to these for the whole block already.
         own_numbers = dropout > 0 and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own_numbers else nullcontext():
-            output = self._over_ranks(partial(attend, dropout=dropout, scale=self.scale), query, key, value)
+            output = self._over_ranks(partial(_attend, dropout=dropout, scale=self.scale), query, key, value)
         return output.reshape(query.size(0), query.size(1), -1)
 
     def _over_ranks(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -82,9 +82,12 @@ class CoreAttention(MegatronModule):
         return torch.cat([attend(own, k[:end], v[:end]) for own, end in zip(q.split(run), ends, strict=True)])
 
 
-def _flash_can_run(query: Tensor) -> bool:
+def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None) -> Tensor:
     """The one place that chooses the kernel."""
-    return query.is_cuda and query.element_size() == 2 and find_spec("flash_attn") is not None
+    if query.is_cuda and query.element_size() == 2 and find_spec("flash_attn") is not None:
+        return _flash_attention(query, key, value, dropout, scale)
+    attend = block_attention if can_take(query, key, dropout) else _scaled_dot_product_attention
+    return attend(query, key, value, dropout, scale)
 
 
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: float | None) -> Tensor:

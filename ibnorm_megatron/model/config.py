@@ -41,8 +41,10 @@ class ModelConfig(BaseModel):
     tie_embeddings: bool = False
     norm: AnyNormMap = Field(parse_norm_map("rmsnorm"), description="one norm, or a map by site and layer")
     norm_placement: Placement = Field("pre", description="where norms stand around a sub-layer")
-    compile_norms: bool = Field(
-        False, description="torch.compile every norm that lies whole on a rank; the first step then takes up to a minute"
+    compile: Literal["none", "norms", "layers"] = Field(
+        "none",
+        description="torch.compile: every norm that lies whole on a rank; or every layer, and the loss where one rank holds "
+        "the vocabulary. The first step then takes a minute or more",
     )
     qk_norm: QKNorm = Field("none", description="norm queries and keys, head by head or over all heads together")
     dropout: float = Field(0.0, ge=0, lt=1)

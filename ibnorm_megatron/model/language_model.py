@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from megatron.core.enums import ModelType
 from megatron.core.models.gpt import GPTModel
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from ..norms.site import Site
 from ..parallel.config import Precision
 from ..parallel.groups import Groups
+from .compiled import compile_layers
 from .config import ModelConfig
+from .cross_entropy import compiled_cross_entropy
 from .init import initialize
 from .norm_slots import norm_output, seed_norms
 from .spec import block_spec, check_norms, norm_slots, stage_layers, transformer_config
@@ -54,6 +58,9 @@ class LanguageModel(nn.Module):
         self._first_layer = stage_layers(model, groups).start
         self.tied_over_stages = self._mark_tied(model, groups)
         initialize(self.gpt, self.logical_parameters(), model, seed, groups.tensor)
+        if model.compile == "layers":
+            compile_layers(self.gpt.decoder.layers)
+            self.gpt.compile_loss()
 
     def forward(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor, position_ids: Tensor) -> Tensor:
         """Sum of the cross-entropy, in nats, over the labels that ``loss_mask`` keeps.
@@ -114,10 +121,19 @@ class _MaskedVocabGPT(GPTModel):
     def mask_vocab_from(self, vocab_size: int) -> None:
         """Give ids from ``vocab_size`` on probability 0."""
         rows = self.vocab_size // self.tp_group.size()
+        self._vocab_size: int = vocab_size
+        self._cross_entropy: Callable[[Tensor, Tensor, int], Tensor] | None = None
         self._first_masked_column = max(0, min(rows, vocab_size - self.tp_group.rank() * rows))
         self._columns = rows
 
+    def compile_loss(self) -> None:
+        """Take the compiled cross-entropy where this rank holds the whole vocabulary."""
+        if self.tp_group.size() == 1:
+            self._cross_entropy = compiled_cross_entropy()
+
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        if self._cross_entropy is not None:
+            return self._cross_entropy(logits, labels, self._vocab_size).t()
         if self._first_masked_column < self._columns:
             masked = torch.arange(self._columns, device=logits.device) >= self._first_masked_column
             logits = logits.masked_fill(masked, torch.finfo(logits.dtype).min)

@@ -98,7 +98,7 @@ def norm_slots(model: ModelConfig, groups: Groups) -> dict[Site, NormSlot]:
     layers = stage_layers(model, groups)
     here = {Site("embedding"): groups.first_stage, Site("final"): groups.last_stage}
     return {
-        site: NormSlot(norm, site, model.norm_width(site), model.has_sharded_columns(site), groups, model.compile_norms)
+        site: NormSlot(norm, site, model.norm_width(site), model.has_sharded_columns(site), groups, model.compile == "norms")
         for site, norm in model.norm_sites().items()
         if (site.layer in layers if site.layer is not None else here[site])
     }

@@ -37,7 +37,7 @@ def deepspeed_config(
             runs them all and hands over their sum.
         grad_clip: largest gradient norm, 0 for none. Stage 0 clips in :class:`Engine`, which needs the norm anyway.
     """
-    zero: dict[str, Any] = {"stage": layout.zero_stage}
+    zero: dict[str, Any] = {"stage": layout.zero_stage, **_reduction(layout.zero_stage)}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": 1 if layout.pipeline > 1 else micro_batches,
@@ -54,6 +54,20 @@ def deepspeed_config(
         if micro_batches > 1:
             config["data_types"] = {"grad_accum_dtype": "fp32"}
     return _merged(config, layout.deepspeed)
+
+
+#: Gradients that a CPU reduces at once. DeepSpeed's 5e8 make it map 2 GB anew in every backward pass.
+_CPU_BUCKET = 50_000_000
+
+
+def _reduction(zero_stage: int) -> dict[str, Any]:
+    """How gradients are reduced: on GPUs while the backward pass goes on; a CPU has no streams for that, and saves copies."""
+    if zero_stage not in (1, 2):
+        return {}
+    if cpu_compat.on_gpu():
+        return {"overlap_comm": True}
+    # The contiguous buffer keeps GPU memory whole. At stage 1 it is one more copy of every gradient, and on a CPU only that.
+    return {"reduce_bucket_size": _CPU_BUCKET, **({"contiguous_gradients": False} if zero_stage == 1 else {})}
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +137,8 @@ class Engine:
         with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints memory tables, unasked
             self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
         self.deepspeed.checkpoint_engine = StateFiles()
+        if self.deepspeed.bfloat16_enabled():
+            _leave_overflow_to_the_norm(self.deepspeed.optimizer)
 
     def forward_backward(self, batches: Sequence[Inputs], weight: Tensor | float) -> Tensor:
         """Compute the gradient of ``weight`` times the sum of the losses of all micro-batches on all ranks.
@@ -230,3 +246,13 @@ class Engine:
             total = gradient.float()
             dist.all_reduce(total, group=self.groups.embedding)
             gradient.copy_(total)
+
+
+def _leave_overflow_to_the_norm(optimizer: Any) -> None:
+    """Skip steps whose gradients hold an inf or NaN by their norm, which tells as much, and not by two more passes over them.
+
+    DeepSpeed looks at both under ``check_grad_overflow``; switched off there it would take such a step. Only ZeRO 1 and 2
+    without offloading compute the norm before anything else. fp16 keeps its own check, which sets the loss scale.
+    """
+    if getattr(optimizer, "compute_grad_norm", False) and not optimizer.cpu_offload:
+        optimizer.check_overflow = lambda partition_gradients=True: None

@@ -369,12 +369,13 @@ def test_prepare_says_what_it_made(tmp_path: Path, text_sources: list[str], caps
 
 OPTIONS = {
     "model": "num_layers hidden_size num_attention_heads num_key_value_heads ffn_hidden_size vocab_size max_sequence_length "
-    "position_embedding rope_base activation linear_bias tie_embeddings norm norm_placement compile_norms qk_norm dropout "
+    "position_embedding rope_base activation linear_bias tie_embeddings norm norm_placement compile qk_norm dropout "
     "init_std scale_residual_init",
-    "parallel": "tensor sequence pipeline context zero_stage offload_optimizer deepspeed",
+    "parallel": "tensor sequence pipeline virtual_pipeline context context_method recompute zero_stage offload_optimizer "
+    "deepspeed",
     "data": "path",
     "train": "steps sequence_length global_batch_size micro_batch_size seed precision lr min_lr_ratio schedule warmup_fraction "
-    "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip",
+    "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip replica_audit",
     "evaluate": "interval batches",
     "checkpoint": "interval keep_last",
     "log": "interval console tensorboard wandb wandb_project norm_cost",

@@ -95,6 +95,8 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
         (2, ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", "model.dropout=0.1"], "ibnorm train"),
         (2, ["parallel.zero_stage=3", "train.precision=fp32"], "one rank"),
         (2, ["parallel.zero_stage=1", "train.precision=bf16", "train.micro_batch_size=2"], "everything twice"),
+        (2, ["parallel.pipeline=2", "model.tie_embeddings=true", "train.micro_batch_size=2", "model.dropout=0.1"], "one rank"),
+        (2, ["parallel.context=2", "parallel.recompute=full", "train.precision=bf16", "model.dropout=0.1"], "one rank"),
     ],
 )
 def test_stopped_by_sigterm_and_resumed_is_the_same_curve(

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...data.dataset import Loader
+from ...model.compiled import uncompiled
 from ...model.norm_slots import norms_of
 from ...model.spec import norm_slots
 from ...norms.site import Site
@@ -57,7 +58,8 @@ class NormCost(Callback):
             seen[norm.site] = arguments[0].detach().clone()  # type: ignore[index]
 
         handles = [norm.register_forward_pre_hook(keep) for norm in norms_of(trainer.engine.module).values()]
-        trainer.engine.evaluate([inputs(own_share(self._loader.once(0)[0], trainer.groups))])
+        with uncompiled():  # compiled layers would not see the hooks
+            trainer.engine.evaluate([inputs(own_share(self._loader.once(0)[0], trainer.groups))])
         for handle in handles:
             handle.remove()
         return seen
