@@ -52,7 +52,7 @@ def _optimizer_groups(parameters: list[HeldParameter]) -> list[int]:
 
 
 def _norm_messages(config: Config, parameters: list[HeldParameter], replicas: int, micro_batches: int) -> Iterator[Message]:
-    """The norm of the whole gradient, and in 16 bits whether it is finite: a few bytes each."""
+    """The norm of the whole gradient, and in fp16 whether it is finite: a few bytes each."""
     layout, precision = config.parallel, config.train.precision
     stage, model = layout.zero_stage, layout.tensor * layout.pipeline
     groups = len(_optimizer_groups(parameters))
@@ -66,7 +66,9 @@ def _norm_messages(config: Config, parameters: list[HeldParameter], replicas: in
     if over_replicas:
         yield Message("replicas", what, "all_reduce", replicas, calls, calls * each)
     yield Message("model", what, "all_reduce", model, calls, calls * each)
-    if (precision != "fp32" and stage in (1, 2) and not whole) or (precision == "fp16" and stage == 3):
+    # In bf16 the norm tells of an overflow, but for offloaded gradients (parallel.engine).
+    flagged = precision == "fp16" or (precision == "bf16" and layout.offload_optimizer and stage != 3)
+    if flagged and not whole:
         yield Message("replicas", "overflow", "all_reduce", replicas, 1, 1)
         yield Message("model", "overflow", "all_reduce", model, 1, 1)
 
