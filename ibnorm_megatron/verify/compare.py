@@ -104,12 +104,18 @@ def _clipping(norm: float, largest: float) -> float:
 
 
 def _scales(gradients: Mapping[str, Tensor], norms: Mapping[str, str]) -> dict[str, float]:
-    """What each gradient's difference is measured against: its norm, or the largest of the norm layer that it belongs to."""
-    own = {name: _norm(gradient) for name, gradient in gradients.items()}
+    """What each gradient's difference is measured against: its norm, but for norm layers see :mod:`.bounds`, point 4."""
+    scales = {name: _norm(gradient) for name, gradient in gradients.items()}
     largest: dict[str, float] = {}
     for name, norm in norms.items():
-        largest[norm] = max(largest.get(norm, 0.0), own.get(name, 0.0))
-    return {name: largest[norms[name]] if name in norms else size for name, size in own.items()}
+        largest[norm] = max(largest.get(norm, 0.0), scales.get(name, 0.0))
+    for name in norms.keys() & scales.keys():
+        scales[name] = largest[norms[name]]
+        if norms[name].endswith((".q", ".k")):
+            matrix = gradients[f"{name.partition('self_attention.')[0]}self_attention.linear_qkv.weight"]
+            per_element = _norm(matrix) / matrix.numel() ** 0.5
+            scales[name] = max(scales[name], per_element * gradients[name].numel() ** 0.5)
+    return scales
 
 
 def _norm(tensor: Tensor) -> float:

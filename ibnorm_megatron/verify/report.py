@@ -78,19 +78,18 @@ class Row:
 
     @property
     def worst(self) -> Finding | None:
-        """What to look at: of the first kind of comparison that failed, or else of all, the farthest from its bound.
-
-        Comparisons come in the order from causes to effects. A fault's own parameter is off first, and most.
-        """
-        broken = [finding for finding in self.findings if not finding.kept]
-        if broken:
-            return max((finding for finding in broken if finding.what == broken[0].what), key=lambda finding: finding.excess)
-        return max(reversed(self.findings), key=lambda finding: finding.excess, default=None)
+        """What to look at first: the farthest from its bound, of :attr:`broken` if there are any, or else of all."""
+        return max(self.broken or reversed(self.findings), key=lambda finding: finding.excess, default=None)
 
     @property
-    def broken(self) -> list[str]:
-        """Every parameter that is off in some comparison."""
-        return list(dict.fromkeys(f.parameter for f in self.findings if f.parameter and not f.kept))
+    def broken(self) -> list[Finding]:
+        """What failed in the first kind of comparison that did.
+
+        They come in the order from causes to effects: where a gradient of the first step is wrong, every gradient and weight
+        after it follows, and says nothing.
+        """
+        failed = [finding for finding in self.findings if not finding.kept]
+        return [finding for finding in failed if finding.what == failed[0].what]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: every comparison of every parameter, and null for what is not a finite number."""
@@ -113,7 +112,7 @@ class Row:
             "losses": [_finite(loss) for loss in self.losses],
             "grad_norms": [_finite(norm) for norm in self.grad_norms],
             "worst": worst and {"parameter": worst.parameter, "site": worst.site, **_entry(worst)},
-            "broken": self.broken,
+            "broken": [finding.parameter for finding in self.broken if finding.parameter],
             "model": numbers,
             "parameters": parameters,
         }
@@ -204,8 +203,10 @@ def _cells(row: Row) -> tuple[str, str, str]:
     worst = row.worst
     assert worst is not None
     where = f"{worst.site} ({worst.parameter})" if worst.parameter and not worst.kept else worst.site
-    others = len(row.broken) - 1 if worst.parameter else len(row.broken)
-    also = f", and {others} more parameter{'s' if others > 1 else ''}" if not row.kept and others > 0 else ""
+    others = len(row.broken) - 1
+    also = f", and {others} more" if others > 0 else ""
+    sums = [f for f in row.findings if not f.kept and not f.parameter and f.what.endswith("of step 1") and f is not worst]
+    also += "".join(f"; {finding.what} {finding.difference:.1e}" for finding in sums)
     return f"{worst.difference:.1e}", f"{worst.bound:.1e}", _plain(f"{worst.what}{where and f': {where}'}{also}")
 
 
