@@ -12,7 +12,7 @@ r"""How far two correct layouts may be apart, derived from how they round. Nothi
    independent operations add up in variance. :func:`_forward` and :func:`_backward` list the operations' n, layer by layer.
    This takes operations to pass on a relative error no larger than they got it, in the norm over a tensor: products by random
    matrices, norms, and a residual stream do. A sum of terms that cancel does not. So a norm's parameter is measured
-   against the largest gradient of its norm: one of a scalar may cancel. And norms of queries and keys stand behind the softmax's
+   against the largest gradient of its norm: one of a scalar may cancel. And norms of queries and keys stand behind softmax's
    backward pass, which subtracts from what came through the values its mean, and leaves next to nothing where attention is
    nearly even (for a bias of keys without rotation, exactly nothing): they are measured against no less, per element, than the
    gradient of the matrix that makes queries, keys and values.
