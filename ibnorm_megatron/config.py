@@ -103,7 +103,7 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
     over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
     between = (_sequence_shards, _stages, _heads_over_context_ranks, _sequence_length)
-    for check in (_norms, _compiled_norms, _layout, _batch, *between, *over_tensor_ranks):
+    for check in (_norms, _noise, _compiled_norms, _layout, _batch, *between, *over_tensor_ranks):
         with suppress(UserError):  # what was refused is reported already
             yield from check(config, world_size)
 
@@ -115,6 +115,14 @@ def _norms(config: Config, _: int | None) -> Iterator[Problem]:
             if config.model.has_sharded_columns(site) and not norm.sharded_columns:
                 why = f"{site}, whose columns parallel.tensor {config.parallel.tensor} spreads over ranks, is no place for it"
                 yield Problem("model.norm", norm.label(), why, "set parallel.tensor=1 or put another norm there")
+
+
+def _noise(config: Config, _: int | None) -> Iterator[Problem]:
+    drawing = {norm.label(): None for norm in config.model.norm_sites().values() if norm.draws}
+    if drawing and config.parallel.pipeline > 1 and config.parallel.recompute == "full":
+        why = f"a stage of parallel.pipeline {config.parallel.pipeline} computes a layer again after it drew for other tokens"
+        mend = "set parallel.recompute to none or selective, or its noise to 0"
+        yield Problem("model.norm", ", ".join(drawing), f"it draws noise, and {why}", mend)
 
 
 def _compiled_norms(config: Config, _: int | None) -> Iterator[Problem]:

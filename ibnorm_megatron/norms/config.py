@@ -34,6 +34,11 @@ class NormConfig(BaseModel):
 
     kind: str = Field(description="registered name of the norm")
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers in training."""
+        return False
+
     def module_class(self) -> type[Norm]:
         """The layer to build; it takes hidden_size, the options by name, and the keywords of :class:`Norm`."""
         raise TypeError(f"{type(self).__name__} does not say which module it builds")

@@ -26,6 +26,7 @@ class Layout(BaseModel):
     tensor: int = Field(1, gt=0, description="ranks that share every matrix product")
     sequence: bool = Field(False, description="shard the tokens between those products over the tensor ranks too")
     pipeline: int = Field(1, gt=0, description="ranks that share the layers")
+    virtual_pipeline: int = Field(1, gt=0, description="runs of layers on each of those ranks (interleaved 1F1B); only 1")
     context: int = Field(1, gt=0, description="ranks that share every sequence")
     context_method: ContextMethod = Field(
         "all_gather", description="how these share attention: all keys and values to each, or all tokens of some heads to each"
@@ -53,6 +54,11 @@ class Layout(BaseModel):
 
     def problems(self, precision: Precision, world_size: int | None) -> Iterator[Problem]:
         """What of this layout cannot work by itself."""
+        if self.virtual_pipeline > 1:
+            why = "interleaved 1F1B is not offered"
+            if self.pipeline == 2:
+                why += ": between two stages Megatron-core's batched messages give wrong gradients without a word"
+            yield Problem("parallel.virtual_pipeline", str(self.virtual_pipeline), why, "set parallel.virtual_pipeline=1")
         if self.pipeline > 1:
             yield from self._pipeline_problems(precision)
         if self.zero_stage == 0 and precision != "fp32":

@@ -158,6 +158,7 @@ def build_trainer(
     from ..data.dataset import Loader, SequenceDataset
     from ..data.manifest import SplitName
     from ..data.tokenizer import load_tokenizer, token_bytes
+    from .callbacks.audit import ReplicaAudit
     from .callbacks.checkpoint import Checkpoint, StopOnSignal
     from .callbacks.console import Console
     from .callbacks.evaluate import Evaluate
@@ -183,7 +184,8 @@ def build_trainer(
     engine = build_engine(config, groups, prepare_module)
     sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
     callbacks = [
-        NormSteps(),  # first, so that an evaluation sees the norms of the step it stands before, resumed or not
+        ReplicaAudit(train.replica_audit),  # before anything is kept of a model whose copies differ
+        NormSteps(),  # early, so that an evaluation sees the norms of the step it stands before, resumed or not
         JsonLines(),
         TensorBoard() if log.tensorboard else None,
         Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,

@@ -106,8 +106,51 @@ REFUSED = {
     "missing data": (["data.path=nowhere"], ["data.path is nowhere: there is no prepared data there", "ibnorm prepare"]),
     "world size": (["parallel.tensor=2"], ["the world size is 1", "launch 2 or a multiple"]),
     "batch over ranks": (["train.global_batch_size=0"], ["train.global_batch_size is 0"]),
-    "not built yet": (["parallel.pipeline=2"], ["parallel.pipeline is 2: only 1 is built so far"]),
     "mixed precision at stage 0": (["parallel.zero_stage=0", "train.precision=bf16"], ["parallel.zero_stage is 0: bf16"]),
+    "stages and weights sharded": (
+        ["parallel.pipeline=2", "parallel.zero_stage=3"],
+        ["parallel.zero_stage is 3: under parallel.pipeline 2 the stages would wait"],
+    ),
+    "stages without a ZeRO optimizer": (
+        ["parallel.pipeline=2", "parallel.zero_stage=0"],
+        ["parallel.zero_stage is 0: DeepSpeed cannot add up the micro-batches of parallel.pipeline 2"],
+    ),
+    "stages in low precision": (
+        ["parallel.pipeline=2", "train.precision=bf16"],
+        ["parallel.zero_stage is 1: under parallel.pipeline 2 DeepSpeed would add up micro-batches in bf16"],
+    ),
+    "layers over stages": (
+        ["parallel.pipeline=2", "model.num_layers=3"],
+        ["model.num_layers is 3: it is not divisible by parallel.pipeline 2"],
+    ),
+    "interleaved stages": (
+        ["parallel.pipeline=2", "parallel.virtual_pipeline=2"],
+        ["parallel.virtual_pipeline is 2: interleaved 1F1B is not offered: between two stages"],
+    ),
+    "noise that stages draw again": (
+        ["parallel.pipeline=2", "parallel.recompute=full", "model.norm=normalnorm"],
+        ["model.norm is normalnorm: it draws noise, and a stage of parallel.pipeline 2"],
+    ),
+    "a sequence over context ranks": (
+        ["parallel.context=2", "parallel.tensor=2", "parallel.sequence=true", "train.sequence_length=60"],
+        [
+            "train.sequence_length is 60: sequence parallelism over parallel.tensor 2 and parallel.context 2, two runs of "
+            "tokens each, shard it; use a multiple of 8"
+        ],
+    ),
+    "heads over context ranks": (
+        ["parallel.context=4", "parallel.context_method=all_to_all"],
+        ["model.num_key_value_heads is 2: parallel.context_method all_to_all shares them among tensor x context = 4 ranks"],
+    ),
+    "nothing to exchange": (
+        ["parallel.context_method=all_to_all"],
+        ["parallel.context_method is all_to_all: parallel.context is 1"],
+    ),
+    "no way to compute again": (["parallel.recompute=some"], ["parallel.recompute is 'some'", "'none', 'selective' or 'full'"]),
+    "an optimizer to keep on the CPU": (
+        ["parallel.zero_stage=0", "parallel.offload_optimizer=true"],
+        ["parallel.offload_optimizer is true: offloading needs an optimizer that ZeRO shards"],
+    ),
     "sequence too long": (["train.sequence_length=4096"], ["train.sequence_length is 4096: the model takes at most"]),
     "decay too long": (["train.schedule=wsd", "train.decay_fraction=1.0"], ["train.decay_fraction is 1.0"]),
     "no steps": (["train.steps=0"], ["train.steps is 0"]),

@@ -72,6 +72,10 @@ class NormalNormConfig(AffineConfig):
     eps: float = Field(1e-5, gt=0, description="added to the variance inside the root")
     noise: float = Field(0.4, ge=0, description="noise in training, in mean absolute deviations of the row; 0 is none")
 
+    @property
+    def draws(self) -> bool:
+        return self.noise > 0
+
     def module_class(self) -> type[Norm]:
         from .normal_norm import NormalNorm
 

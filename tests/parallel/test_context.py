@@ -1,0 +1,12 @@
+"""The exchanges of context parallelism."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..distributed import torchrun
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_exchanges_keep_order_and_gradients(ranks: int) -> None:
+    torchrun(ranks, "-m", "tests.workers.context")
