@@ -21,7 +21,7 @@ BELOW = {
     "model": {"norms", "parallel", "root"},
     "config": {"data", "model", "parallel", "train.config", "root"},
     "train": {"config", "data", "model", "norms", "parallel", "root"},
-    "verify": {"config", "data", "model", "norms", "parallel", "train", "root"},
+    "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "lab": {"train", "root"},
     "checks": {"norms", "root"},
     "cli": {"checks", "norms", "config", "data", "lab", "train", "verify", "root"},

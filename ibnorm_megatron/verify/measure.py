@@ -16,6 +16,7 @@ from ..data.dataset import Loader
 from ..model.norm_slots import norms_of
 from ..parallel.engine import Engine
 from ..parallel.groups import Groups, model_parallel
+from ..parallel.replicas import mismatches
 from ..parallel.sharding import Sharding, gather_logical
 from ..train.callbacks.norms import tell_norms
 from ..train.run import build_engine
@@ -43,7 +44,7 @@ class Measured:
         gradients: of every step, before clipping.
         sites: where each parameter is: a norm's site, or its layer and matrix.
         norms: the site of the norm that a parameter belongs to; only those of norms.
-        copies: by parameter, how many different copies of a shard there are among the ranks that hold it; 1 is right.
+        copies: by parameter, whether all ranks that hold the same hold the same bits.
         random: whether norms or dropout draw random numbers.
     """
 
@@ -58,7 +59,7 @@ class Measured:
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     sites: dict[str, str] = field(default_factory=dict)
     norms: dict[str, str] = field(default_factory=dict)
-    copies: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, bool] = field(default_factory=dict)
     random: bool = False
 
 
@@ -124,9 +125,7 @@ def _disturb_vectors(module: nn.Module, config: Config, groups: Groups) -> None:
             sharding = Sharding.of(parameter, groups.layout.tensor, config.model.vocab_size)
             generator = torch.Generator().manual_seed(xxhash.xxh3_64_intdigest(f"{config.train.seed} {name}".encode()) >> 1)
             noise = _DISTURBANCE * torch.randn(sharding.shape, generator=generator)
-            # What every precision can hold, so that a rounding of the sum is the only one.
-            before = parameter.bfloat16().float()
-            parameter.copy_(before + sharding.take(noise, groups.tensor_rank, groups.layout.tensor))
+            parameter.copy_(parameter.float() + sharding.take(noise, groups.tensor_rank, groups.layout.tensor))
 
 
 def _root_mean_square(gradients: dict[str, Tensor], grad_clip: float) -> float:
@@ -142,29 +141,21 @@ def whole_norm(gradients: dict[str, Tensor]) -> float:
 
 def _look_around(measured: Measured, engine: Engine, groups: Groups) -> None:
     """Sites of all parameters, and whether all who hold the same hold the same bits. Collective over the world."""
-    own = {}
     of_norms = {
         id(parameter): (str(site), f"{site} norm {name}")
         for site, norm in norms_of(engine.module).items()
         for name, parameter in norm.named_parameters()
     }
-    gathered_weights = engine.deepspeed.zero_optimization_stage() == 3  # nothing else lies on a rank
-    for name, parameter in engine.module.logical_parameters().items():
-        norm, site = of_norms.get(id(parameter), ("", _site(name)))
-        shard = groups.tensor_rank if getattr(parameter, "tensor_model_parallel", False) else None
-        held = [engine.weight(parameter)] + ([] if gathered_weights else [parameter.detach()])
-        bits = [xxhash.xxh3_64_hexdigest(t.cpu().contiguous().view(torch.uint8).numpy().tobytes()) for t in held]
-        own[name] = (norm, site, shard, tuple(bits))
+    parameters = engine.module.logical_parameters()
+    own = {name: of_norms.get(id(parameter), ("", _site(name))) for name, parameter in parameters.items()}
+    differing = mismatches(parameters, groups, sharded_weights=engine.deepspeed.zero_optimization_stage() == 3)
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, own)
-    different: dict[str, dict[Any, set[tuple[str, ...]]]] = {}
-    for of_rank in everyone:
-        for name, (norm, site, shard, bits) in of_rank.items():
-            measured.sites[name] = site
-            if norm:
-                measured.norms[name] = norm
-            different.setdefault(name, {}).setdefault(shard, set()).add(bits)
-    measured.copies = {name: max(map(len, by_shard.values())) for name, by_shard in different.items()}
+    dist.all_gather_object(everyone, (own, [found.name for found in differing]))
+    for of_rank, _ in everyone:
+        measured.sites |= {name: site for name, (_, site) in of_rank.items()}
+        measured.norms |= {name: norm for name, (norm, _) in of_rank.items() if norm}
+    wrong = {name for _, names in everyone for name in names}
+    measured.copies = {name: name not in wrong for name in measured.sites}
 
 
 def _site(name: str) -> str:
