@@ -11,11 +11,12 @@ r"""How far two correct layouts may be apart, derived from how they round. Nothi
 4. *A path*: the gradient of a parameter has come through every operation of the forward pass and back, and relative errors of
    independent operations add up in variance. :func:`_forward` and :func:`_backward` list the operations' n, layer by layer.
    This takes operations to pass on a relative error no larger than they got it, in the norm over a tensor: products by random
-   matrices, norms, and a residual stream do. A sum of terms that cancel does not. So a norm's parameter is measured
-   against the largest gradient of its norm: one of a scalar may cancel. And norms of queries and keys stand behind softmax's
-   backward pass, which subtracts from what came through the values its mean, and leaves next to nothing where attention is
-   nearly even (for a bias of keys without rotation, exactly nothing): they are measured against no less, per element, than the
-   gradient of the matrix that makes queries, keys and values.
+   matrices, norms, and a residual stream do. A sum of terms that cancel does not. So a norm's parameter is measured against
+   the largest gradient of its norm: one of a scalar may cancel. A norm of nothing but scalars is measured against the median
+   of these over all norms. And norms of queries and keys stand behind softmax's backward pass, which subtracts from what came
+   through the values its mean, and leaves next to nothing where attention is nearly even (for a bias of keys without
+   rotation, exactly nothing): they are measured against no less, per element, than the gradient of the matrix that makes
+   queries, keys and values.
 5. *Ranks* add up their parts in the type that is stored: one rounding for every rank beyond the first, at each of the four
    exchanges of a layer over tensor ranks and two over context ranks. Replicas and micro-batches are added up in fp32.
 6. *Two layouts* are both off, so their variances add up; and LAMBDA = 3 standard deviations hold with probability

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -113,8 +114,11 @@ def _scales(gradients: Mapping[str, Tensor], norms: Mapping[str, str]) -> dict[s
     largest: dict[str, float] = {}
     for name, norm in norms.items():
         largest[norm] = max(largest.get(norm, 0.0), scales.get(name, 0.0))
+    with_vectors = {norms[name] for name in norms.keys() & scales.keys() if gradients[name].numel() > 1}
+    typical = median(largest.values()) if largest else 0.0
     for name in norms.keys() & scales.keys():
-        scales[name] = largest[norms[name]]
+        of_norm = largest[norms[name]]
+        scales[name] = of_norm if norms[name] in with_vectors else max(of_norm, typical)
         if norms[name].endswith((".q", ".k")):
             matrix = gradients[f"{name.partition('self_attention.')[0]}self_attention.linear_qkv.weight"]
             per_element = _norm(matrix) / matrix.numel() ** 0.5
