@@ -90,7 +90,7 @@ def _told(error: BaseException) -> str:
     """The error in one line, where it was raised, and the whole traceback below."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     first = f"{type(error).__name__}: {str(error).partition(chr(10))[0]} ({Path(frame.filename).name}:{frame.lineno})"
-    return "\n".join([first, *traceback.format_exception(error)])
+    return f"{first}\n{''.join(traceback.format_exception(error))}"
 
 
 def _answer(job: Job, rank: int, size: int) -> Served | str | None:
