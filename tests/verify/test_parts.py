@@ -11,11 +11,12 @@ import pytest
 from ibnorm_megatron.cli import main
 from ibnorm_megatron.config import Config, load_config, parse_config
 from ibnorm_megatron.norms.site import Site
-from ibnorm_megatron.verify import DEFAULT_LAYOUTS
+from ibnorm_megatron.verify import DEFAULT_LAYOUTS, Options
 from ibnorm_megatron.verify.bounds import Bounds, derive, update_sensitivity, weight_rounding
 from ibnorm_megatron.verify.layouts import Case, parse_layout
 from ibnorm_megatron.verify.messages import Finding
 from ibnorm_megatron.verify.report import Report, Row, check_json_path, write_report
+from ibnorm_megatron.verify.run import _plan
 from ibnorm_megatron.verify.shrink import base_values
 
 
@@ -129,6 +130,14 @@ def test_a_batch_and_layers_that_every_layout_can_share() -> None:
     assert base["train"]["global_batch_size"] % 6 == 0 and base["model"]["num_layers"] == 4
     assert base["train"]["sequence_length"] % 8 == 0
     assert "num_layers 2 -> 4" in notes
+
+
+def test_default_layouts_that_the_model_cannot_have_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    config = _config("tiny_llama", "model.num_key_value_heads=1", "model.num_layers=3")
+    plan = _plan(config, Options(full=True), tmp_path)
+    assert {case.name for case in plan.cases} | plan.left_out.keys() == set(DEFAULT_LAYOUTS)
+    assert "model.num_key_value_heads is 1" in plan.left_out["tp2-sp"] and "model.num_layers" in plan.left_out["pp2"]
+    assert {"dp2-zero3-acc2", "cp2"} <= {case.name for case in plan.cases}
 
 
 def _bounds(name: str, precision: str = "fp32") -> Bounds:
