@@ -35,6 +35,10 @@ def compare(reference: Measured, measured: Measured, bounds: Bounds, train: Trai
             what = f"shape {list(measured.initial[name].shape)} instead of {list(tensor.shape)}"
             yield Finding(what, name, sites[name], math.inf, 0.0)
     names = [name for name in reference.initial if name not in broken]
+    for name in names:  # one process has whole rows of norms that are sharded elsewhere, but cuts matrices as all do
+        if name in reference.cuts and name in measured.cuts:
+            differs = tuple(reference.cuts[name]) != tuple(measured.cuts[name])
+            yield Finding("cut over tensor ranks", name, sites[name], math.inf if differs else 0.0, 0.0)
     for name in names:
         initial = reference.initial[name].to(_DTYPES[train.precision]).float()
         # A vector was rounded before we changed it, and again after; so a learned lambda may be off by two roundings.

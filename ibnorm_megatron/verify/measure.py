@@ -44,6 +44,7 @@ class Measured:
         gradients: of every step, before clipping.
         sites: where each parameter is: a norm's site, or its layer and matrix.
         norms: the site of the norm that a parameter belongs to; only those of norms.
+        cuts: by parameter that says it is a shard, the dimension that is cut over tensor ranks, and into how many parts first.
         copies: by parameter, whether all ranks that hold the same hold the same bits.
         random: whether norms or dropout draw random numbers.
     """
@@ -59,6 +60,7 @@ class Measured:
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     sites: dict[str, str] = field(default_factory=dict)
     norms: dict[str, str] = field(default_factory=dict)
+    cuts: dict[str, tuple[int, int]] = field(default_factory=dict)
     copies: dict[str, bool] = field(default_factory=dict)
     random: bool = False
 
@@ -148,13 +150,19 @@ def _look_around(measured: Measured, engine: Engine, groups: Groups) -> None:
     }
     parameters = engine.module.logical_parameters()
     own = {name: of_norms.get(id(parameter), ("", _site(name))) for name, parameter in parameters.items()}
+    cuts = {
+        name: (parameter.partition_dim, parameter.partition_stride)
+        for name, parameter in parameters.items()
+        if getattr(parameter, "tensor_model_parallel", False)
+    }
     differing = mismatches(parameters, groups, sharded_weights=engine.deepspeed.zero_optimization_stage() == 3)
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (own, [found.name for found in differing]))
-    for of_rank, _ in everyone:
+    dist.all_gather_object(everyone, (own, cuts, [found.name for found in differing]))
+    for of_rank, cuts_of_rank, _ in everyone:
+        measured.cuts |= cuts_of_rank
         measured.sites |= {name: site for name, (_, site) in of_rank.items()}
         measured.norms |= {name: norm for name, (norm, _) in of_rank.items() if norm}
-    wrong = {name for _, names in everyone for name in names}
+    wrong = {name for _, _, names in everyone for name in names}
     measured.copies = {name: name not in wrong for name in measured.sites}
 
 

@@ -148,7 +148,10 @@ def test_halves_of_fc1_used_for_each_other_are_seen() -> None:
 @pytest.mark.slow
 def test_fc1_sharded_in_one_piece_is_named() -> None:
     (row,) = _broken_by("fc1_in_one_piece", "tp2-sp").values()
-    assert row.worst is not None and row.worst.site == "layers.0 linear_fc1 weight"
+    assert _named(row) == ["layers.0 linear_fc1 weight", "layers.1 linear_fc1 weight"]
+    assert any(finding.excess >= FAR for finding in row.findings if finding.what == "gradient of step 1"), (
+        "by what it gives too"
+    )
 
 
 @pytest.mark.slow
