@@ -21,9 +21,10 @@ BELOW = {
     "model": {"norms", "parallel", "root"},
     "config": {"data", "model", "parallel", "train.config", "root"},
     "train": {"config", "data", "model", "norms", "parallel", "root"},
+    "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "lab": {"train", "root"},
     "checks": {"norms", "root"},
-    "cli": {"checks", "norms", "config", "data", "lab", "train", "root"},
+    "cli": {"checks", "norms", "config", "data", "lab", "train", "verify", "root"},
     "data_prep": {"data", "root"},
 }
 SOURCES = sorted([*(ROOT / "ibnorm_megatron").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])

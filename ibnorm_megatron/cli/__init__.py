@@ -11,11 +11,18 @@ from .. import __version__
 from ..errors import run_command
 
 #: Subcommand -> module of this package, in the order that --help shows.
-COMMANDS = {"prepare": "prepare", "train": "train", "dry-run": "dry_run", "compare": "compare", "check-norm": "check_norm"}
+COMMANDS = {
+    "prepare": "prepare",
+    "train": "train",
+    "dry-run": "dry_run",
+    "verify": "verify",
+    "compare": "compare",
+    "check-norm": "check_norm",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for what the user can mend."""
+    """Run the command line and return its exit code: 0, 1 for a check that failed, or 2 for what the user can mend."""
     parser = argparse.ArgumentParser(
         prog="ibnorm", description="Pretrain language models with IBNorm, and compare norms honestly."
     )

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,6 +38,21 @@ class _TokenizerIds:
     @property
     def unique_identifiers(self) -> dict[str, int]:
         return {"eod": self.eod, "vocab_size": self.vocab_size}
+
+
+class Sequences(Protocol):
+    """What a :class:`Loader` takes its samples from; :class:`SequenceDataset` says what each does."""
+
+    per_epoch: int
+
+    def prepare(self, first: int, last: int) -> None:
+        """Make samples ``first`` to ``last`` ready. Collective."""
+
+    def sample(self, index: int) -> dict[str, Tensor]:
+        """A prepared sample."""
+
+    def nothing(self) -> dict[str, Tensor]:
+        """A sample whose every token is masked."""
 
 
 class SequenceDataset:
@@ -167,7 +183,7 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: SequenceDataset, *, global_batch_size: int, micro_batch_size: int, data_rank: int, data_size: int
+        self, dataset: Sequences, *, global_batch_size: int, micro_batch_size: int, data_rank: int, data_size: int
     ) -> None:
         self._dataset = dataset
         self._global, self._micro = global_batch_size, micro_batch_size

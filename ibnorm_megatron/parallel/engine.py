@@ -200,7 +200,9 @@ class Engine:
 
         if self.deepspeed.zero_optimization_stage() == 0:
             return parameter.grad.float()  # type: ignore[union-attr]
-        return safe_get_full_grad(parameter).float() / self.deepspeed.optimizer.loss_scale
+        # Only fp16 scales losses, and DeepSpeed's optimizer for bf16 at stage 1 has no scale to ask for.
+        scale = self.deepspeed.optimizer.loss_scale if self.deepspeed.fp16_enabled() else 1.0
+        return safe_get_full_grad(parameter).float() / scale
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of every parameter group."""

@@ -30,17 +30,21 @@ class World:
 
 
 @contextmanager
-def process_group(world: World, timeout: timedelta = timedelta(minutes=30)) -> Iterator[None]:
-    """Join the world over nccl on GPUs and gloo on CPUs, and leave it at the end."""
+def process_group(world: World, timeout: timedelta = timedelta(minutes=30), store: dist.Store | None = None) -> Iterator[None]:
+    """Join the world over nccl on GPUs and gloo on CPUs, and leave it at the end.
+
+    Ranks meet at ``store``, or else where the launcher's environment says.
+    """
     cpu_compat.install()
     if cpu_compat.on_gpu():
         torch.cuda.set_device(world.local_rank)
     backend = "nccl" if cpu_compat.on_gpu() else "gloo"
-    if "MASTER_ADDR" in os.environ:
+    if store is None and "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
-    else:  # nobody to meet, so no port to choose
+    else:  # without a launcher there is nobody to meet, so no port to choose
         os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # DeepSpeed insists on it
-        dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=world.rank, world_size=world.size)
+        store = dist.HashStore() if store is None else store
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=world.rank, world_size=world.size)
     try:
         yield
     finally:

@@ -67,6 +67,8 @@ class Sharding:
 
 def gather(shard: Tensor, sharding: Sharding, tensor_group: dist.ProcessGroup) -> Tensor:
     """The logical tensor on every rank, from this rank's shard (a parameter's value, gradient or moment)."""
+    if dist.get_world_size(tensor_group) == 1:
+        return sharding.join([shard.detach().clone()])
     shards = [torch.empty_like(shard, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(tensor_group))]
     dist.all_gather(shards, shard.detach().contiguous(), group=tensor_group)
     return sharding.join(shards)
@@ -90,6 +92,8 @@ def gather_logical(
         name: gather(value(parameter), Sharding.of(parameter, groups.layout.tensor, vocab_size), groups.tensor).cpu()
         for name, parameter in parameters.items()
     }
+    if groups.layout.pipeline == 1:
+        return own
     of_stages: list[dict[str, Tensor]] = [{} for _ in range(groups.layout.pipeline)]
     dist.all_gather_object(of_stages, own, group=groups.pipeline)
     return {name: tensor for stage in reversed(of_stages) for name, tensor in stage.items()}

@@ -16,6 +16,7 @@ from .run_folder import RunFolder, differences
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..parallel.engine import Engine
     from ..parallel.groups import Groups, World
     from .loop import Trainer
 
@@ -133,20 +134,30 @@ def _deepspeed_config(config: Config, data_size: int) -> dict[str, Any]:
     )
 
 
-def build_trainer(
-    config: Config, manifest: Manifest, groups: Groups, prepare_module: Callable[[nn.Module], None] = lambda module: None
-) -> Trainer:
-    """Model, engine, data and callbacks of a run on this rank.
+def build_engine(config: Config, groups: Groups, prepare_module: Callable[[nn.Module], None] = lambda module: None) -> Engine:
+    """Model, optimizer and engine of a run on this rank.
 
     ``prepare_module`` may change the initialized model before the engine takes its weights.
     """
+    from ..model.language_model import LanguageModel
+    from ..parallel.engine import Engine
+    from .optimizer import build_optimizer
+
+    train = config.train
+    module = LanguageModel(config.model, groups, train.precision, train.seed)
+    prepare_module(module)
+    return Engine(module, build_optimizer(module, train), groups, _deepspeed_config(config, groups.data_size), train.grad_clip)
+
+
+def build_trainer(
+    config: Config, manifest: Manifest, groups: Groups, prepare_module: Callable[[nn.Module], None] = lambda module: None
+) -> Trainer:
+    """Model, engine, data and callbacks of a run on this rank; ``prepare_module`` as for :func:`build_engine`."""
     import torch
 
     from ..data.dataset import Loader, SequenceDataset
     from ..data.manifest import SplitName
     from ..data.tokenizer import load_tokenizer, token_bytes
-    from ..model.language_model import LanguageModel
-    from ..parallel.engine import Engine
     from .callbacks.audit import ReplicaAudit
     from .callbacks.checkpoint import Checkpoint, StopOnSignal
     from .callbacks.console import Console
@@ -155,7 +166,6 @@ def build_trainer(
     from .callbacks.norms import NormSteps
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
     from .loop import Trainer
-    from .optimizer import build_optimizer
 
     train, log = config.train, config.log
     folder, data = RunFolder(config.run.dir), Path(config.data.path).expanduser()
@@ -171,10 +181,7 @@ def build_trainer(
         )
 
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
-    module = LanguageModel(config.model, groups, train.precision, train.seed)
-    prepare_module(module)
-    ds_config = _deepspeed_config(config, groups.data_size)
-    engine = Engine(module, build_optimizer(module, train), groups, ds_config, train.grad_clip)
+    engine = build_engine(config, groups, prepare_module)
     sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
     callbacks = [
         ReplicaAudit(train.replica_audit),  # before anything is kept of a model whose copies differ

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,10 +52,13 @@ class TrainStep:
         train: learning rate and schedule.
         groups: this rank's place in the layout.
         engine: model and optimizer.
+        before_update: called in every step where the gradient is complete and the weights are still those it is of.
     """
 
-    def __init__(self, train: TrainConfig, groups: Groups, engine: Engine) -> None:
-        self._train, self._groups, self._engine = train, groups, engine
+    def __init__(
+        self, train: TrainConfig, groups: Groups, engine: Engine, before_update: Callable[[], None] = lambda: None
+    ) -> None:
+        self._train, self._groups, self._engine, self._before_update = train, groups, engine, before_update
 
     def __call__(self, step: int, batches: Sequence[Batch], stop: bool = False) -> tuple[StepMetrics, bool]:
         """Take step ``step``, counted from 1, on this data-parallel rank's micro-batches.
@@ -72,6 +75,7 @@ class TrainStep:
         lr = learning_rate(self._train, step)
         self._engine.set_learning_rate(lr)
         nats = self._engine.forward_backward([inputs(batch) for batch in own], counts[0].reciprocal().float())
+        self._before_update()
         result = self._engine.step()
         metrics = StepMetrics(lr, counts[0], result.skipped, nats * self._groups.counts, result.grad_norm)
         return metrics, asked.value() > 0

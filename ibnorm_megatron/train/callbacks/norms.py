@@ -8,7 +8,15 @@ from ...model.norm_slots import norms_of
 from .base import Callback
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..loop import Trainer
+
+
+def tell_norms(module: nn.Module, done: int, steps: int) -> None:
+    """Say to every norm of a model that ``done`` of ``steps`` optimizer steps are taken."""
+    for norm in norms_of(module).values():
+        norm.set_step(done, steps)
 
 
 class NormSteps(Callback):
@@ -24,5 +32,4 @@ class NormSteps(Callback):
         self._tell(trainer)
 
     def _tell(self, trainer: Trainer) -> None:
-        for norm in norms_of(trainer.engine.module).values():
-            norm.set_step(trainer.state.step, trainer.config.train.steps)
+        tell_norms(trainer.engine.module, trainer.state.step, trainer.config.train.steps)
