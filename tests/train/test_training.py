@@ -252,3 +252,17 @@ def test_metrics_keep_every_digit(tmp_path: Path) -> None:
         folder.append_metrics(record)
     assert folder.read_metrics() == [record]
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"] == 6.2342158794403076
+
+
+@pytest.mark.slow
+def test_records_every_so_many_steps_are_those_of_every_step(tmp_path: Path, prepared: Path) -> None:
+    """Between two records nothing is read back from the device, and nothing else changes."""
+    curves = []
+    for interval in (1, 4):
+        run = tmp_path / str(interval)
+        overrides = [f"log.interval={interval}", "train.steps=10", "train.precision=fp32", "train.replica_audit=3"]
+        torchrun(2, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, *overrides))
+        curves.append(_curve(run))
+        assert RunFolder(run).read_summary()["tokens"] == 10 * 8 * 64
+    assert list(curves[1]) == [4, 8, 10]
+    assert all(curves[0][step] == found for step, found in curves[1].items())
