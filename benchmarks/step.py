@@ -35,7 +35,7 @@ from ibnorm_megatron.train.run_folder import RunFolder
 
 from .llamas import SHAPES, Loss, NotInstalledError, Shape, Weights, fill_ours, hand_written, hugging_face, litgpt
 from .step_floor import floor_task
-from .step_report import CaseResult, Contender, draw, print_cases, write_csv, write_page
+from .step_report import MASTERS, CaseResult, Contender, draw, print_cases, write_csv, write_page
 from .timing import Clock, Task, clock_for, measure
 
 #: How far first losses may be apart, in nats, and those of the third step, when other roundings went through an optimizer.
@@ -104,6 +104,27 @@ def bare_loop(module: nn.Module, loss: Callable[[], Tensor], config: Config) -> 
     return step
 
 
+def master_loop(module: nn.Module, loss: Callable[[], Tensor], config: Config) -> Step:
+    """As :func:`bare_loop`, with float32 masters and moments, as DeepSpeed has them, of weights that are in bf16."""
+    parameters = list(module.parameters())
+    masters = nn.ParameterList(parameter.detach().float() for parameter in parameters)
+    optimizer = build_optimizer(masters, config.train)
+
+    def step() -> Tensor:
+        value = loss()
+        value.backward()
+        for master, parameter in zip(masters, parameters, strict=True):
+            master.grad, parameter.grad = parameter.grad.float(), None  # type: ignore[union-attr]
+        torch.nn.utils.clip_grad_norm_(masters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, list(masters))
+        return value.detach()
+
+    return step
+
+
 def peer_step(case: Case, builder: Callable[..., tuple[nn.Module, Loss]], compiled: bool) -> Step:
     """A peer in a bare loop."""
     module, loss = builder(case.shape, case.weights, DTYPES[case.dtype], compiled)
@@ -118,11 +139,11 @@ def our_module(case: Case, config: Config, groups: Groups) -> LanguageModel:
     return module
 
 
-def our_bare_step(case: Case, norm: str, compiled: bool, groups: Groups) -> Step:
-    """Ours as the peers: no DeepSpeed, and in bf16 no float32 masters."""
+def our_bare_step(case: Case, norm: str, compiled: bool, groups: Groups, loop: Callable[..., Step] = bare_loop) -> Step:
+    """Ours as the peers: no DeepSpeed, and in bf16 no float32 masters, unless the loop has them."""
     config, batch = case.config(norm, compiled), vars(case.batch())
     module = our_module(case, config, groups).to(device())
-    return bare_loop(module, lambda: module(**batch) / case.shape.tokens, config)
+    return loop(module, lambda: module(**batch) / case.shape.tokens, config)
 
 
 def our_trained_step(case: Case, norm: str, compiled: bool, groups: Groups, held: ExitStack) -> Step:
@@ -155,6 +176,9 @@ def builders(case: Case, compiled: bool, groups: Groups, held: ExitStack) -> Ite
         for name, builder in PEERS.items():
             yield Contender(name, how), lambda builder=builder, how=how: peer_step(case, builder, how)
         yield Contender("ours", how, ours=True), lambda how=how: our_bare_step(case, "rmsnorm", how, groups)
+        if case.dtype == "bf16":
+            masters = Contender(MASTERS, how, ours=True)
+            yield masters, lambda how=how: our_bare_step(case, "rmsnorm", how, groups, master_loop)
         trained = Contender("ours, engine + loop", how, ours=True)
         yield trained, lambda how=how: our_trained_step(case, "rmsnorm", how, groups, held)
         ibnorm = Contender("ours, ibnorm_log", how, ours=True, same_model=False)

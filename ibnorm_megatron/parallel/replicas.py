@@ -63,8 +63,6 @@ def mismatches(parameters: Mapping[str, nn.Parameter], groups: Groups, *, sharde
         sharded_weights: whether each replica holds a part of every weight only, as under ZeRO stage 3; then the parts are
             compared over tensor ranks, and there are no copies over replicas.
     """
-    held = {name: getattr(parameter, "ds_tensor", parameter) for name, parameter in parameters.items()}
-    hashes = {name: bit_hash(tensor) for name, tensor in held.items()}
     whole = [name for name, parameter in parameters.items() if not getattr(parameter, "tensor_model_parallel", False)]
     tied = [name for name, parameter in parameters.items() if hasattr(parameter, "ds_pipe_replicated")]
     comparisons = [("tensor", groups.tensor, whole)]
@@ -72,12 +70,13 @@ def mismatches(parameters: Mapping[str, nn.Parameter], groups: Groups, *, sharde
         comparisons.append(("replica", groups.replicas, list(parameters)))
     if groups.embedding is not None and not sharded_weights:
         comparisons.append(("embedding", groups.embedding, tied))
+    comparisons = [(over, group, names) for over, group, names in comparisons if names and dist.get_world_size(group) > 1]
+    compared = {name for _, _, names in comparisons for name in names}
+    hashes = {name: bit_hash(getattr(parameters[name], "ds_tensor", parameters[name])) for name in compared}
     return [found for over, group, names in comparisons for found in _compare(over, group, names, hashes)]
 
 
 def _compare(over: str, group: dist.ProcessGroup, names: list[str], hashes: Mapping[str, Tensor]) -> Iterator[Mismatch]:
-    if dist.get_world_size(group) == 1 or not names:
-        return
     own = torch.stack([hashes[name] for name in names])
     of_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(of_ranks, own, group=group)
