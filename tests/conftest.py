@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from ibnorm_megatron.quiet import quiet
 quiet()
 
 VOCABULARY = 512
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first, so that the last of them does not keep one worker busy when all others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

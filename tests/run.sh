@@ -6,4 +6,4 @@ bash launch/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 ruff check .
 # Two files of tests at a time: most of the time is one process's arithmetic, or waiting for its ranks.
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

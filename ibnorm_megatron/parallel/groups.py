@@ -75,6 +75,23 @@ class Groups:
     replicas: dist.ProcessGroup
     embedding: dist.ProcessGroup | None
 
+    @staticmethod
+    def current(layout: Layout) -> Groups:
+        """This rank's place in the groups that megatron-core has laid over the world, which are of ``layout``."""
+        from megatron.core import parallel_state
+
+        pair = parallel_state.is_rank_in_embedding_group()
+        return Groups(
+            layout,
+            dist.get_rank(),
+            tensor=parallel_state.get_tensor_model_parallel_group(),
+            pipeline=parallel_state.get_pipeline_model_parallel_group(),
+            context=parallel_state.get_context_parallel_group(),
+            data=parallel_state.get_data_parallel_group(),
+            replicas=parallel_state.get_data_parallel_group(with_context_parallel=True),
+            embedding=parallel_state.get_embedding_group() if pair else None,
+        )
+
     @property
     def tensor_rank(self) -> int:
         """Rank within the tensor-parallel group."""
@@ -140,18 +157,7 @@ def model_parallel(layout: Layout, seed: int) -> Iterator[Groups]:
         context_parallel_size=layout.context,
     )
     try:
-        groups = Groups(
-            layout,
-            dist.get_rank(),
-            tensor=parallel_state.get_tensor_model_parallel_group(),
-            pipeline=parallel_state.get_pipeline_model_parallel_group(),
-            context=parallel_state.get_context_parallel_group(),
-            data=parallel_state.get_data_parallel_group(),
-            replicas=parallel_state.get_data_parallel_group(with_context_parallel=True),
-            embedding=parallel_state.get_embedding_group(check_initialized=False)
-            if parallel_state.is_rank_in_embedding_group()
-            else None,
-        )
+        groups = Groups.current(layout)
         # Dropout differs between ranks with other tokens and between stages, and is shared or split over tensor ranks by
         # megatron's tracker.
         rank_seed = seed + 7919 * dist.get_rank(groups.replicas) + 104_729 * groups.stage

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from megatron.core import parallel_state
 
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.model.attention import CoreAttention
 from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.model.norm_slots import norms_of
-from ibnorm_megatron.model.spec import check_norms, transformer_config
+from ibnorm_megatron.model.spec import check_norms, norm_slots, transformer_config
 from ibnorm_megatron.norms import IBNorm, Site, norm_names
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
@@ -25,8 +24,7 @@ def _one_process() -> Iterator[None]:
 
 
 def _build(config: Config, seed: int = 1) -> LanguageModel:
-    tensor, data = parallel_state.get_tensor_model_parallel_group(), parallel_state.get_data_parallel_group()
-    return LanguageModel(config.model, Groups(config.parallel, 0, tensor, data), config.train.precision, seed)
+    return LanguageModel(config.model, Groups.current(config.parallel), config.train.precision, seed)
 
 
 def _config(*overrides: str, name: str = "tiny_llama") -> Config:
@@ -51,13 +49,15 @@ def test_our_norm_is_at_all_five_places(name: str) -> None:
 def test_a_stray_norm_is_noticed() -> None:
     config = _config("model.norm=ibnorm_log")
     module = _build(config)
+    wanted = norm_slots(config.model, Groups.current(config.parallel))
+    check_norms(module, wanted)
     module.gpt.decoder.final_layernorm = torch.nn.LayerNorm(64)
     with pytest.raises(AssertionError):
-        check_norms(module, config.model)
+        check_norms(module, wanted)
     module = _build(config)
     module.gpt.decoder.extra = torch.nn.RMSNorm(64)
     with pytest.raises(AssertionError, match=r"decoder\.extra"):
-        check_norms(module, config.model)
+        check_norms(module, wanted)
 
 
 def test_arms_share_all_tensors_but_the_norms() -> None:

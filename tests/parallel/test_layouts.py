@@ -16,6 +16,9 @@ MANY_BF16 = ["train.precision=bf16", "train.micro_batch_size=1"]
 
 ZERO_BOUND = 1e-5
 
+#: Long curves of the second model in what differs most from one process; ``ibnorm verify`` has many more layouts of it.
+OF_GPT2 = ("one", "tp2", "tp2sp", "tp2-dropout", "tp2sp-unsummed", "dp2-zero2", "tp2sp-dp2-zero3")
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[str, dict[str, Any]]:
@@ -50,14 +53,19 @@ def results(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[st
             f"{model}-{layout}": case(config, prepared, folder, f"{model}-{layout}", *options, *overrides, steps=STEPS)
             for model, (config, *options) in models.items()
             for layout, overrides in of_size.items()
+            if model == "llama" or layout in OF_GPT2
         }
         found.update(run_cases(folder, processes, cases))
     return found
 
 
+def _of_both(*layouts: str) -> list[tuple[str, str]]:
+    """Those of these layouts that each model is trained in."""
+    return [(model, layout) for model in ("llama", "gpt2") for layout in layouts if model == "llama" or layout in OF_GPT2]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["llama", "gpt2"])
-@pytest.mark.parametrize("layout", ["tp2", "tp2sp", "tp2sp-accumulated"])
+@pytest.mark.parametrize(("model", "layout"), _of_both("tp2", "tp2sp", "tp2sp-accumulated"))
 def test_tensor_parallel_equals_one_process(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
     one, split = results[f"{model}-one"], results[f"{model}-{layout}"]
     differences = gradient_differences(one, split)
@@ -69,9 +77,9 @@ def test_tensor_parallel_equals_one_process(results: dict[str, dict[str, Any]], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["llama", "gpt2"])
 @pytest.mark.parametrize(
-    "layout", [*(f"dp2-zero{stage}" for stage in range(4)), *(f"tp2sp-dp2-zero{stage}" for stage in (1, 2, 3))]
+    ("model", "layout"),
+    _of_both(*(f"dp2-zero{stage}" for stage in range(4)), *(f"tp2sp-dp2-zero{stage}" for stage in (1, 2, 3))),
 )
 def test_every_zero_stage_gives_the_same_curve(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
     one, sharded = results[f"{model}-one"], results[f"{model}-{layout}"]
@@ -86,16 +94,14 @@ def test_every_zero_stage_gives_the_same_curve(results: dict[str, dict[str, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["llama", "gpt2"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bf16_gradients_are_added_up_in_float32(results: dict[str, dict[str, Any]], model: str, stage: int) -> None:
-    differences = gradient_differences(results[f"{model}-one-bf16"], results[f"{model}-dp2-zero{stage}-bf16"])
+def test_bf16_gradients_are_added_up_in_float32(results: dict[str, dict[str, Any]], stage: int) -> None:
+    differences = gradient_differences(results["llama-one-bf16"], results[f"llama-dp2-zero{stage}-bf16"])
     assert max(differences.values()) <= 1e-6
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["llama", "gpt2"])
-@pytest.mark.parametrize("layout", ["tp2-dropout", "tp2sp-dropout"])
+@pytest.mark.parametrize(("model", "layout"), _of_both("tp2-dropout", "tp2sp-dropout"))
 def test_dropout_keeps_the_replicas_equal(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
     dropped = results[f"{model}-{layout}"]
     assert loss_difference(results[f"{model}-one"], dropped) > 1e-3, "nothing was dropped"

@@ -93,16 +93,15 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
     [
         (1, ["parallel.zero_stage=0", "model.dropout=0.1"], "one rank"),
         (2, ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", "model.dropout=0.1"], "ibnorm train"),
-        (2, ["parallel.zero_stage=3", "train.precision=fp32"], "one rank"),
+        (2, ["parallel.context=2", "parallel.zero_stage=3", "parallel.recompute=full", "model.dropout=0.1"], "one rank"),
         (2, ["parallel.zero_stage=1", "train.precision=bf16", "train.micro_batch_size=2"], "everything twice"),
         (2, ["parallel.pipeline=2", "model.tie_embeddings=true", "train.micro_batch_size=2", "model.dropout=0.1"], "one rank"),
-        (2, ["parallel.context=2", "parallel.recompute=full", "train.precision=bf16", "model.dropout=0.1"], "one rank"),
     ],
 )
 def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
     tmp_path: Path, prepared: Path, processes: int, overrides: list[str], signalled: str
 ) -> None:
-    common = ["model.norm=ibnorm_log", "train.steps=40", *overrides]
+    common = ["model.norm=ibnorm_log", "train.steps=30", *overrides]
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, whole, *common))
 
@@ -124,7 +123,7 @@ def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
     assert "stopped at step" in out
     stopped = RunFolder(halved).read_summary()
     assert stopped["status"] == "stopped"
-    assert 5 <= stopped["step"] < 40
+    assert 5 <= stopped["step"] < 30
 
     torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, halved, *common))
     assert RunFolder(halved).read_summary()["status"] == "complete"

@@ -189,7 +189,7 @@ def test_labels_that_weigh_too_much_or_nothing_are_seen_in_everything(fault: str
     ],
 )
 def test_the_others_go_on_after_a_rank_failed(fault: str, said: tuple[str, ...]) -> None:
-    timeout = 40.0 if fault == "hanging_rank" else 120.0
+    timeout = 25.0 if fault == "hanging_rank" else 120.0
     rows = _broken_by(fault, "dp2", "tp2", "pp2", timeout=timeout)
     assert rows["dp2"].kept and rows["pp2"].kept
     assert all(part in rows["tp2"].error for part in said), rows["tp2"].error
