@@ -30,7 +30,7 @@ def markdown_table(heads: list[str], lines: list[list[str]]) -> str:
 
 def _packages() -> list[str]:
     found = [f"torch {torch.__version__}"]
-    for name in ("triton", "liger-kernel", "quack-kernels"):
+    for name in ("triton", "liger-kernel", "quack-kernels", "transformers", "litgpt"):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
