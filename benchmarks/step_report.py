@@ -187,6 +187,7 @@ def draw(cases: list[CaseResult], path: Path) -> None:
         panel.axvline(1.0, color="gray", lw=1)
         panel.invert_yaxis()
         panel.margins(x=0.12)
-        panel.set(title=case.title, xlabel="speed relative to the hand-written eager step")
+        panel.set_title(case.title, fontsize=9)
+        panel.set(xlabel="speed relative to the hand-written eager step")
     figure.savefig(path, dpi=110)
     plt.close(figure)
