@@ -89,7 +89,7 @@ class Groups:
             context=parallel_state.get_context_parallel_group(),
             data=parallel_state.get_data_parallel_group(),
             replicas=parallel_state.get_data_parallel_group(with_context_parallel=True),
-            embedding=parallel_state.get_embedding_group() if pair else None,
+            embedding=parallel_state.get_embedding_group(check_initialized=False) if pair else None,
         )
 
     @property
