@@ -113,11 +113,6 @@ class Groups:
         return self.stage == self.layout.pipeline - 1
 
     @property
-    def context_rank(self) -> int:
-        """Rank within the context-parallel group."""
-        return dist.get_rank(self.context)
-
-    @property
     def data_rank(self) -> int:
         """Rank within the data-parallel group."""
         return dist.get_rank(self.data)

@@ -48,21 +48,6 @@ class Message:
         return passes * self.payload * (self.ranks - 1) / self.ranks
 
 
-def by_operation(messages: Iterable[Message]) -> dict[tuple[str, Operation], Message]:
-    """The messages of each group and operation as one, whatever they carry."""
-    together: dict[tuple[str, Operation], list[Message]] = defaultdict(list)
-    for message in messages:
-        together[message.group, message.operation].append(message)
-    return {key: _sum(of_key) for key, of_key in together.items()}
-
-
-def _sum(messages: list[Message]) -> Message:
-    calls = [message.calls for message in messages]
-    known = None if None in calls else sum(call for call in calls if call is not None)
-    first = messages[0]
-    return Message(first.group, "", first.operation, first.ranks, known, sum(message.payload for message in messages))
-
-
 def sent_by_group(messages: Iterable[Message]) -> dict[str, float]:
     """Bytes that one rank sends over each group that it sends anything over, in the order of :data:`GROUPS`."""
     sums: dict[str, float] = defaultdict(float)

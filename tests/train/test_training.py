@@ -265,3 +265,25 @@ def test_records_every_so_many_steps_are_those_of_every_step(tmp_path: Path, pre
         assert RunFolder(run).read_summary()["tokens"] == 10 * 8 * 64
     assert list(curves[1]) == [4, 8, 10]
     assert all(curves[0][step] == found for step, found in curves[1].items())
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_the_same_in_every_layout(tmp_path: Path, prepared: Path) -> None:
+    """The loss is on the last stage, and each context rank has its tokens' share; every label counts once."""
+    layouts = {
+        "one": (1, ["parallel.zero_stage=0"]),
+        "stages": (2, ["parallel.pipeline=2", "train.micro_batch_size=2"]),
+        "context": (2, ["parallel.context=2", "parallel.zero_stage=3"]),
+        "tensor": (2, ["parallel.tensor=2", "parallel.sequence=true"]),
+    }
+    found = {}
+    for name, (processes, overrides) in layouts.items():
+        run = tmp_path / name
+        given = ["train.steps=2", "train.precision=fp32", "evaluate.batches=2", "log.norm_cost=true", *overrides]
+        torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, *given))
+        found[name] = RunFolder(run).read_summary()
+        assert found[name]["norm_seconds"] > 0
+    for summary in found.values():
+        assert summary["val_tokens"] == found["one"]["val_tokens"] == 2 * 8 * 64
+        for value in ("loss", "val_loss", "val_bits_per_byte"):
+            assert summary[value] == pytest.approx(found["one"][value], rel=1e-6)

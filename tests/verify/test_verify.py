@@ -59,7 +59,7 @@ def test_the_default_layouts_of_a_llama(tmp_path: Path) -> None:
         pytest.param(
             "tiny_gpt2",
             ["model.norm=ibnorm_tanh"],
-            "tp2-sp,pp2,pp2-zero2-bf16-untied,tp2-sp-pp2-acc3,dp2-zero3-acc2,cp2-dp2-dropout,dp2-zero1-fp16-acc2,acc4,own-dp2",
+            "tp2-sp,pp2,pp2-zero2-bf16-untied,tp2-sp-pp2-acc3,dp2-zero3-acc2,cp2-dp2-dropout,dp2-zero1-fp16-acc2,pp2-zero2-fp16,acc4,own-dp2",
             id="gpt2-tied",
         ),
         pytest.param(
@@ -189,7 +189,7 @@ def test_labels_that_weigh_too_much_or_nothing_are_seen_in_everything(fault: str
     ],
 )
 def test_the_others_go_on_after_a_rank_failed(fault: str, said: tuple[str, ...]) -> None:
-    timeout = 25.0 if fault == "hanging_rank" else 120.0
+    timeout = 40.0 if fault == "hanging_rank" else 120.0
     rows = _broken_by(fault, "dp2", "tp2", "pp2", timeout=timeout)
     assert rows["dp2"].kept and rows["pp2"].kept
     assert all(part in rows["tp2"].error for part in said), rows["tp2"].error
