@@ -12,7 +12,8 @@ import numpy as np
 import sentencepiece
 import xxhash
 
-from ibnorm_megatron.data.manifest import TOKENIZER, Manifest, Source, SplitName
+from ibnorm_megatron.data.manifest import Corpus as CorpusRecord
+from ibnorm_megatron.data.manifest import Manifest, SplitName
 from ibnorm_megatron.errors import Problem, UserError
 from ibnorm_megatron.files import rename_directory
 from ibnorm_megatron.progress import Progress
@@ -127,12 +128,13 @@ def _prepare_into(folder: Path, corpora: list[Corpus], options: Options) -> Mani
         tokenizer = train_tokenizer(watched, folder, options.tokenizer, options.vocab_size, options.sentences)
     from ibnorm_megatron.data.shards import ShardWriter, dtype_for  # brings torch: a refusal above need not wait for it
 
-    writers = {split: ShardWriter(folder, split, tokenizer.vocab_size) for split in ("train", "validation")}
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
-    sources = []
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / tokenizer.file))
+    records = []
     with Progress("encoding", total=sum(c.size for c in corpora), unit="B") as progress:
-        for corpus in corpora:
+        for number, corpus in enumerate(corpora):
+            names: tuple[SplitName, ...] = ("train", "validation")
+            writers = {split: ShardWriter(folder, f"{number}-{split}", tokenizer.vocab_size) for split in names}
             documents_read = text_bytes = 0
             for batch in _batches(_counted(corpus, options, longest, progress)):
                 for text, ids in zip(batch, encode(processor, batch, corpus.name), strict=True):
@@ -143,13 +145,24 @@ def _prepare_into(folder: Path, corpora: list[Corpus], options: Options) -> Mani
                     if split == "train":
                         counts += np.bincount(array, minlength=counts.size)
                     documents_read, text_bytes = documents_read + 1, text_bytes + len(data)
-            sources.append(Source(name=corpus.name, documents=documents_read, text_bytes=text_bytes))
+            shards = {split: [shard] if (shard := writer.finish()) else [] for split, writer in writers.items()}
+            records.append(
+                CorpusRecord(
+                    name=str(number),
+                    source=corpus.name,
+                    source_hash="",
+                    documents_read=documents_read,
+                    text_bytes_read=text_bytes,
+                    splits=shards,
+                )
+            )
     manifest = Manifest(
         dtype=np.dtype(dtype_for(tokenizer.vocab_size)).name,
         tokenizer=tokenizer,
-        splits={split: [writer.finish()] for split, writer in writers.items()},
-        sources=sources,
+        held_out={"validation": options.validation_fraction},
+        corpora=records,
         unigram_entropy=_entropy(counts),
+        recipe_hash="",
     )
     manifest.write(folder)
     return manifest

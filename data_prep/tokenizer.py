@@ -9,7 +9,7 @@ from typing import Literal
 
 import sentencepiece
 
-from ibnorm_megatron.data.manifest import TOKENIZER, Tokenizer
+from ibnorm_megatron.data.manifest import Tokenizer
 from ibnorm_megatron.errors import Problem, UserError
 from ibnorm_megatron.files import hash_file, sync_file
 
@@ -46,7 +46,7 @@ def train_tokenizer(documents: Iterable[str], folder: Path, kind: TokenizerKind,
         raise UserError(Problem("--vocab-size", str(vocab_size), why, f"use more than {SMALLEST_VOCABULARY}"))
     if vocab_size > LARGEST_VOCABULARY:
         raise UserError(Problem("--vocab-size", str(vocab_size), "no text fills so many entries", "use 32000, for example"))
-    path, model = folder / TOKENIZER, io.BytesIO()
+    path, model = folder / "tokenizer.model", io.BytesIO()
     failures: list[BaseException] = []
     sentencepiece.set_random_generator_seed(_SEED)
     try:

@@ -50,8 +50,8 @@ def execute(arguments: argparse.Namespace) -> None:
     )
     with _signals_as_exits():
         manifest = prepare(options)
-    for split in manifest.splits:
-        shards = manifest.splits[split]
+    for split in ("train", "validation"):
+        shards = manifest.shards(split)
         documents, text = sum(shard.documents for shard in shards), sum(shard.text_bytes for shard in shards)
         tokens = manifest.tokens(split)
         print(f"{split}: {documents:,} documents, {text / 1e6:.2f} MB, {tokens:,} tokens ({text / tokens:.2f} bytes a token)")

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from .manifest import TOKENIZER
-
 _SPACE = "\u2581"  # what sentencepiece writes for a space
 
 
 def load_tokenizer(folder: Path) -> sentencepiece.SentencePieceProcessor:
     """The tokenizer of a prepared folder."""
-    return sentencepiece.SentencePieceProcessor(model_file=str(folder / TOKENIZER))
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
 
 def token_bytes(tokenizer: sentencepiece.SentencePieceProcessor) -> np.ndarray:
