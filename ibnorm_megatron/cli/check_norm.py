@@ -22,8 +22,8 @@ def execute(arguments: argparse.Namespace) -> int:
 
     raise_if_any(load_plugins(arguments.plugin))
 
-    from ..config import parse_yaml
     from ..norms.config import parse_norm
+    from ..yaml12 import parse_yaml
 
     try:
         config = parse_norm(parse_yaml(arguments.norm))

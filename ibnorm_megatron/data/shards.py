@@ -1,9 +1,9 @@
 """Token shards on disk, in the format of Megatron-core's IndexedDataset: the one place that writes and opens them.
 
-``NAME.bin`` is token ids, document after document. ``NAME.idx`` is, in little-endian bytes: the magic ``MMIDIDX`` and two zeros,
-version 1 (uint64), a code for the type of ids (uint8), the number n of sequences and n + 1 (uint64 each), n lengths in tokens
-(int32), n offsets into ``.bin`` in bytes (int64), and 0 to n (int64), because every sequence is a document. Megatron's own writer
-keeps Python lists of all of these and brings torch; this one keeps 4 bytes a document, and neither wraps ids silently.
+``NAME.bin`` is token ids, document after document. ``NAME.idx`` is, in little-endian bytes: the magic ``MMIDIDX`` and two
+zeros, version 1 (uint64), a code for the type of ids (uint8), the number n of sequences and n + 1 (uint64 each), n lengths in
+tokens (int32), n offsets into ``.bin`` in bytes (int64), and 0 to n (int64), because every sequence is a document. Megatron's
+own writer keeps Python lists of all these, wraps ids silently and brings torch; this one keeps 4 bytes a document.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ShardWriter:
         self._folder, self._name, self._vocab_size = folder, name, vocab_size
         self._dtype = np.dtype(dtype_for(vocab_size))
         self._temporary = {suffix: folder / f".{name}{suffix}.tmp-{os.getpid()}" for suffix in (".bin", ".idx")}
-        self._bin: BinaryIO = open(self._temporary[".bin"], "wb")
+        self._bin: BinaryIO = open(self._temporary[".bin"], "wb")  # noqa: SIM115 (until finish or discard)
         self._lengths = array("i")
         self._tokens = self._text_bytes = self._open = 0
 
