@@ -1,28 +1,38 @@
-"""``ibnorm prepare``: read sources, train a tokenizer, write train and validation shards and their manifest."""
+"""``ibnorm prepare``: from sources to a folder of shards, in stages that can each be stopped at any moment and gone on with.
+
+Everything grows in ``OUT.partial``, which gets its name when it is complete. A stage leaves one file for each piece it is done
+with, so the same command goes on where it was stopped, and the result is the same byte for byte. The stages: plan (which files,
+which pieces), tokenizer, scan (fingerprints, if duplicates are dropped), duplicates, encode, finish.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import sentencepiece
-import xxhash
 
-from ibnorm_megatron.data.manifest import Corpus as CorpusRecord
-from ibnorm_megatron.data.manifest import Manifest, SplitName
+from ibnorm_megatron.data.manifest import MANIFEST, Manifest, Tokenizer, read_manifest
 from ibnorm_megatron.errors import Problem, UserError
-from ibnorm_megatron.files import rename_directory
+from ibnorm_megatron.files import rename_directory, replacing, write_text
 from ibnorm_megatron.progress import Progress
 
-from .corpora import Corpus, find_corpora, longest_document, read_documents
-from .tokenizer import TokenizerKind, encode, train_tokenizer
+from .cleaning.duplicates import find_duplicates
+from .manifests import make_manifest, write_card
+from .pieces import Piece, PieceReport, Work, pieces_of
+from .plan import keep_plan
+from .recipe import Recipe
+from .sources import Source, find_sources
+from .tokenizer import take_tokenizer, train_tokenizer
+from .workers import run_pieces
 
-_BATCH = 64  # documents encoded at once
-_SPLIT_BUCKETS = 1_000_000
+Stage = Literal["all", "tokenizer", "scan", "duplicates", "encode", "finish"]
 
 
 @dataclass(frozen=True)
@@ -30,163 +40,214 @@ class Options:
     """What ``ibnorm prepare`` was asked for.
 
     Attributes:
-        sources: files, folders, or ``python-stdlib``.
+        recipe: what to make.
         out: the folder to make; it must not exist.
-        vocab_size: entries of the tokenizer.
-        tokenizer: the kind of sentencepiece model.
-        text_field: field of JSON lines and parquet rows that holds the text.
-        validation_fraction: share of documents held out, chosen by :class:`Holdout`.
-        sentences: lines the tokenizer's trainer samples at most.
+        workers: processes on this machine; all of its cores if None.
+        stage: which stage to do; ``all`` for those that are left.
+        task: which share of the stage's pieces to do, from 0.
+        tasks: how many shares there are.
     """
 
-    sources: tuple[str, ...]
+    recipe: Recipe
     out: Path
-    vocab_size: int
-    tokenizer: TokenizerKind = "bpe"
-    text_field: str = "text"
-    validation_fraction: float = 0.05
-    sentences: int = 200_000
+    workers: int | None = None
+    stage: Stage = "all"
+    task: int = 0
+    tasks: int = 1
 
 
-class Holdout:
-    """Which documents are for validation: those whose hash falls below ``fraction`` of the hashes' range.
+def prepare(options: Options) -> Manifest | None:
+    """Prepare a data folder, or do one stage of it. The folder appears under its name only when everything in it is complete.
 
-    So a document's own text decides, and adding others does not move it. Few documents may all fall on one side: the one
-    with the lowest hash is for validation in any case, the one with the highest for training.
-    """
-
-    def __init__(self, fraction: float) -> None:
-        self._limit, self._lowest, self._highest = fraction * _SPLIT_BUCKETS, _SPLIT_BUCKETS, -1
-
-    def watch(self, documents: Iterator[str]) -> Iterator[str]:
-        """The documents as they come; all of them have to pass before the first :meth:`split_of`.
-
-        Raises:
-            UserError: at the end, if there were not two different documents.
-        """
-        for text in documents:
-            bucket = _bucket(text.encode("utf-8"))
-            self._lowest, self._highest = min(self._lowest, bucket), max(self._highest, bucket)
-            yield text
-        if self._lowest >= self._highest:
-            found = "the same document again and again, or a single one" if self._highest >= 0 else "without any text"
-            why = "training and validation need different documents"
-            mend = "give more rows, more files, or plain text of more lines: it is cut where lines end"
-            raise UserError(Problem("all that the sources hold", found, why, mend))
-
-    def split_of(self, text: bytes) -> SplitName:
-        """The split of a document, given as UTF-8."""
-        limit = min(max(self._limit, self._lowest + 1), self._highest)
-        return "validation" if _bucket(text) < limit else "train"
-
-
-def _bucket(text: bytes) -> int:
-    return xxhash.xxh3_64_intdigest(text) % _SPLIT_BUCKETS
-
-
-def prepare(options: Options) -> Manifest:
-    """Prepare a data folder. It appears under its name only when everything in it is complete.
+    Returns:
+        The manifest; None if the folder is not complete yet.
 
     Raises:
-        UserError: the folder exists or cannot be made, a source cannot be read, or a split would be empty.
+        UserError: the folder exists or cannot be made, a source cannot be read or has changed, an earlier stage is not
+            done, or a split would be empty.
     """
     out = Path(os.path.abspath(os.path.expanduser(options.out)))
     if os.path.lexists(out):
         raise UserError(
             Problem("--out", str(options.out), "it exists and is never overwritten", "choose another folder or remove it")
         )
-    if not 0 < options.validation_fraction < 1:
-        why = "it is the share of documents held out"
-        raise UserError(Problem("--validation-fraction", str(options.validation_fraction), why, "use a number between 0 and 1"))
-    corpora = find_corpora(options.sources)
+    _check_tasks(options)
+    sources = find_sources(options.recipe.sources, options.recipe.names(), options.recipe.piece_bytes)
+    partial = out.with_name(out.name + ".partial")
     try:
-        return _prepare_as(out, corpora, options)
+        with _folder(partial, shared=options.tasks > 1):
+            return _Preparation(partial, out, options, sources).run()
     except OSError as error:  # the sources' own are UserErrors already
         why = f"it cannot be written ({error.strerror})"
         raise UserError(Problem("--out", str(options.out), why, "choose another folder or make room for it")) from error
 
 
-def _prepare_as(out: Path, corpora: list[Corpus], options: Options) -> Manifest:
-    # Work in the nearest folder above that exists: those between are made with the result, and not if there is none.
-    above = next(folder for folder in out.parents if os.path.lexists(folder))
-    temporary = above / f".{out.name}.tmp-{os.getpid()}"
-    temporary.mkdir()
+def _check_tasks(options: Options) -> None:
+    if not 0 <= options.task < options.tasks:
+        why, mend = f"there are {options.tasks} tasks, numbered from 0", "give --task a number below --tasks"
+        raise UserError(Problem("--task", str(options.task), why, mend))
+    if options.tasks > 1 and options.stage not in ("scan", "encode"):
+        why = "only the stages scan and encode have pieces to share"
+        raise UserError(Problem("--tasks", str(options.tasks), why, "give --stage scan or --stage encode"))
+
+
+@contextmanager
+def _folder(partial: Path, shared: bool) -> Iterator[None]:
+    """The folder that grows, held against another preparation into it. Nothing is left of it if nothing was finished."""
+    new = [folder for folder in (partial, *partial.parents) if not os.path.lexists(folder)]
+    (partial / "work").mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial / "work" / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        manifest = _prepare_into(temporary, corpora, options)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        rename_directory(temporary, out)
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            why, mend = "another process is preparing it", "wait for it, or choose another folder"
+            raise UserError(Problem("--out", str(partial.with_suffix("")), why, mend)) from None
+        yield
+    except UserError:
+        if new and not any((partial / "work").glob("*.json")):
+            shutil.rmtree(partial, ignore_errors=True)
+            for folder in new[1:]:
+                folder.rmdir()
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # nothing has that name any more if all went well
-    return manifest
+        os.close(lock)
 
 
-def _prepare_into(folder: Path, corpora: list[Corpus], options: Options) -> Manifest:
-    longest, holdout = longest_document(corpora), Holdout(options.validation_fraction)
-    with Progress("training the tokenizer on", total=sum(c.size for c in corpora), unit="B") as progress:
-        documents = (text for corpus in corpora for text in _counted(corpus, options, longest, progress))
-        watched = holdout.watch(documents)
-        tokenizer = train_tokenizer(watched, folder, options.tokenizer, options.vocab_size, options.sentences)
-    from ibnorm_megatron.data.shards import ShardWriter, dtype_for  # brings torch: a refusal above need not wait for it
+class _Preparation:
+    """One call of :func:`prepare`, inside its folder."""
 
-    counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / tokenizer.file))
-    records = []
-    with Progress("encoding", total=sum(c.size for c in corpora), unit="B") as progress:
-        for number, corpus in enumerate(corpora):
-            names: tuple[SplitName, ...] = ("train", "validation")
-            writers = {split: ShardWriter(folder, f"{number}-{split}", tokenizer.vocab_size) for split in names}
-            documents_read = text_bytes = 0
-            for batch in _batches(_counted(corpus, options, longest, progress)):
-                for text, ids in zip(batch, encode(processor, batch, corpus.name), strict=True):
-                    data = text.encode("utf-8")
-                    array = np.array([*ids, tokenizer.end_of_document], dtype=np.int64)
-                    split = holdout.split_of(data)
-                    writers[split].add(array, len(data))
-                    if split == "train":
-                        counts += np.bincount(array, minlength=counts.size)
-                    documents_read, text_bytes = documents_read + 1, text_bytes + len(data)
-            shards = {split: [shard] if (shard := writer.finish()) else [] for split, writer in writers.items()}
-            records.append(
-                CorpusRecord(
-                    name=str(number),
-                    source=corpus.name,
-                    source_hash="",
-                    documents_read=documents_read,
-                    text_bytes_read=text_bytes,
-                    splits=shards,
-                )
-            )
-    manifest = Manifest(
-        dtype=np.dtype(dtype_for(tokenizer.vocab_size)).name,
-        tokenizer=tokenizer,
-        held_out={"validation": options.validation_fraction},
-        corpora=records,
-        unigram_entropy=_entropy(counts),
-        recipe_hash="",
+    def __init__(self, partial: Path, out: Path, options: Options, sources: Sequence[Source]) -> None:
+        self._partial, self._out, self._options, self._recipe = partial, out, options, options.recipe
+        self._work = Work(partial, options.recipe, sources)
+        self._pieces = pieces_of(sources, options.recipe.piece_bytes)
+        mine = range(options.task, len(self._pieces), options.tasks)
+        self._mine = [self._pieces[i] for i in mine]
+        self._workers = options.workers or len(os.sched_getaffinity(0))
+
+    def run(self) -> Manifest | None:
+        stage, tasks = self._options.stage, self._options.tasks
+        if tasks == 1:
+            for left in self._partial.rglob(".*.tmp-*"):  # what a kill left
+                left.unlink(missing_ok=True)
+        keep_plan(self._work.side, self._recipe, self._work.sources)
+        if (self._partial / MANIFEST).exists():
+            return self._name()
+        if stage in ("all", "tokenizer"):
+            self._tokenize()
+        if stage in ("all", "scan"):
+            self._scan()
+        if stage in ("all", "duplicates"):
+            self._find_duplicates()
+        if stage in ("all", "encode"):
+            self._encode()
+        return self._finish() if stage in ("all", "finish") else None
+
+    @property
+    def _tokenizer_path(self) -> Path:
+        return self._work.side / "tokenizer.record"
+
+    def _tokenize(self) -> None:
+        if self._tokenizer_path.exists():
+            return
+        config = self._recipe.tokenizer
+        if config.file is not None:
+            record = take_tokenizer(self._partial, config)
+        else:
+            with Progress("training the tokenizer on", total=self._sample_size, unit="B") as progress:
+                record = train_tokenizer(self._sample(progress), self._partial, config)
+        write_text(self._tokenizer_path, record.model_dump_json())
+
+    @property
+    def _sample_size(self) -> int:
+        total = sum(piece.size for piece in self._pieces)
+        return min(total, self._recipe.tokenizer.sample_bytes) or total
+
+    def _sample(self, progress: Progress) -> Iterator[str]:
+        """Documents to train a tokenizer on: of every piece the same share, from its beginning; none that are held out."""
+        total = sum(piece.size for piece in self._pieces)
+        share = min(1.0, self._recipe.tokenizer.sample_bytes / max(1, total))
+        for piece in self._pieces:
+            most = piece.size * share if share < 1 and piece.size else float("inf")
+            taken = 0
+            for text in self._work.texts(piece.source, piece.parts):
+                data = text.encode("utf-8")
+                if self._work.splits.of(data) == "train":
+                    yield text
+                taken += len(data)
+                progress.advance(len(data))
+                if taken >= most:
+                    break
+
+    def _tokenizer(self) -> Tokenizer:
+        try:
+            return Tokenizer.model_validate_json(self._tokenizer_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise _not_done("the tokenizer", "tokenizer") from None
+
+    @property
+    def _drops_duplicates(self) -> bool:
+        return self._recipe.cleaning.exact_duplicates or self._recipe.cleaning.near_duplicates is not None
+
+    def _scan(self) -> None:
+        if self._drops_duplicates and not self._all(self._work.verdicts_path):
+            self._each("fingerprint", self._work.fingerprints_path, "looking for duplicates in")
+
+    def _find_duplicates(self) -> None:
+        if not self._drops_duplicates or self._all(self._work.verdicts_path):
+            return
+        paths = [self._work.fingerprints_path(piece) for piece in self._pieces]
+        if not all(path.exists() for path in paths):
+            raise _not_done("some fingerprints", "scan")
+        for piece, verdicts in zip(self._pieces, find_duplicates(paths, self._recipe.cleaning), strict=True):
+            with replacing(self._work.verdicts_path(piece)) as file:
+                np.save(file, verdicts)
+
+    def _encode(self) -> None:
+        self._work.tokenizer = self._tokenizer()
+        if self._drops_duplicates and not self._all(self._work.verdicts_path):
+            raise _not_done("the list of duplicates", "duplicates")
+        self._each("encode", self._work.report_path, "encoding")
+
+    def _each(self, job: Literal["fingerprint", "encode"], path: object, title: str) -> None:
+        left = [piece for piece in self._mine if not path(piece).exists()]  # type: ignore[operator]
+        done = sum(piece.size for piece in self._mine) - sum(piece.size for piece in left)
+        if left:
+            run_pieces(self._work, job, left, self._workers, title, done)
+
+    def _all(self, path: object) -> bool:
+        return all(path(piece).exists() for piece in self._pieces)  # type: ignore[operator]
+
+    def _finish(self) -> Manifest:
+        tokenizer = self._tokenizer()
+        reports = [self._report(piece) for piece in self._pieces]
+        counts = sum(np.load(self._work.counts_path(piece)) for piece in self._pieces)
+        try:
+            manifest = make_manifest(self._recipe, self._work.sources, self._pieces, reports, tokenizer, counts)
+        except UserError:
+            shutil.rmtree(self._partial)  # every shard would be another if the shares were
+            raise
+        write_card(self._partial, self._recipe, manifest, reports, counts)
+        manifest.write(self._partial)
+        return self._name()
+
+    def _report(self, piece: Piece) -> PieceReport:
+        try:
+            return PieceReport.model_validate_json(self._work.report_path(piece).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise _not_done(f"{piece.name}, of {len(self._pieces)} pieces,", "encode") from None
+
+    def _name(self) -> Manifest:
+        """Take away what only the work needed, and give the folder its name."""
+        manifest = read_manifest(self._partial)
+        shutil.rmtree(self._work.side, ignore_errors=True)
+        for left in self._partial.glob(".*.tmp-*"):
+            left.unlink()
+        rename_directory(self._partial, self._out)
+        return manifest
+
+
+def _not_done(what: str, stage: str) -> UserError:
+    return UserError(
+        Problem(what, "missing", f"the stage {stage} is not done", f"run the same command with --stage {stage} first")
     )
-    manifest.write(folder)
-    return manifest
-
-
-def _counted(corpus: Corpus, options: Options, longest: int, progress: Progress) -> Iterator[str]:
-    for text in read_documents(corpus, options.text_field, longest):
-        if text:
-            yield text
-        progress.advance(len(text))
-
-
-def _batches(documents: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in documents:
-        batch.append(text)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _entropy(counts: np.ndarray) -> float:
-    """Entropy of the empirical distribution, in nats."""
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sysconfig
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ibnorm_megatron.data.manifest import Manifest
 from ibnorm_megatron.quiet import quiet
 
 quiet()
@@ -21,6 +24,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
+def prepare_folder(sources: Sequence[str], out: Path, vocab_size: int, **recipe: Any) -> Manifest:
+    """What ``ibnorm prepare SOURCE ... --out DIR --vocab-size N`` does, in this process."""
+    from data_prep.prepare import Options, prepare
+    from data_prep.recipe import make_recipe
+
+    values = {"sources": [{"path": source} for source in sources], "tokenizer": {"vocab_size": vocab_size}, **recipe}
+    manifest = prepare(Options(make_recipe(values), out, workers=1))
+    assert manifest is not None
+    return manifest
+
+
 @pytest.fixture(scope="session")
 def text_sources() -> list[str]:
     """About 1.5 MB of real source code: three packages of the standard library."""
@@ -31,8 +45,6 @@ def text_sources() -> list[str]:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, text_sources: list[str]) -> Path:
     """A prepared data folder with a vocabulary of :data:`VOCABULARY`."""
-    from data_prep.prepare import Options, prepare
-
     folder = tmp_path_factory.mktemp("data") / "stdlib"
-    prepare(Options(tuple(text_sources), folder, VOCABULARY, validation_fraction=0.1))
+    prepare_folder(text_sources, folder, VOCABULARY, validation_fraction=0.1)
     return folder

@@ -79,7 +79,7 @@ class Dropped(_Record):
 class Corpus(_Record):
     """Documents that were read from one named source, and where those that were kept are now.
 
-    ``read`` counts what the source held, before anything was dropped; ``replaced_bytes`` are bytes that were no text and
+    ``read`` counts what the source held, before anything was dropped; ``replaced`` counts what was no text and
     became U+FFFD, on request; ``removed_lines`` were taken out of documents that were kept; ``source_hash`` is that of the
     source's files.
     """
@@ -90,7 +90,7 @@ class Corpus(_Record):
     weight: float | None = Field(None, gt=0, description="share of the samples; None: every document alike")
     documents_read: int
     text_bytes_read: int
-    replaced_bytes: int = 0
+    replaced: int = 0
     removed_lines: int = 0
     dropped: list[Dropped] = []
     splits: dict[SplitName, list[Shard]]

@@ -157,7 +157,7 @@ def build_trainer(
 
     from ..data.dataset import Loader, SequenceDataset
     from ..data.manifest import SplitName
-    from ..data.tokenizer import load_tokenizer, token_bytes
+    from ..data.tokenizer import token_bytes
     from .callbacks.audit import ReplicaAudit
     from .callbacks.checkpoint import Checkpoint, StopOnSignal
     from .callbacks.console import Console
@@ -182,7 +182,7 @@ def build_trainer(
 
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
     engine = build_engine(config, groups, prepare_module)
-    sizes = torch.from_numpy(token_bytes(load_tokenizer(data)))
+    sizes = torch.from_numpy(token_bytes(data, manifest.tokenizer))
     callbacks = [
         ReplicaAudit(train.replica_audit),  # before anything is kept of a model whose copies differ
         NormSteps(),  # early, so that an evaluation sees the norms of the step it stands before, resumed or not
