@@ -3,7 +3,8 @@
 A row of JSON lines, of parquet or of a data set is a document, and so is a web page and a file of plain text. Plain text comes
 as it is, byte for byte: line ends, and a byte-order mark where a file begins with one. It is cut into several documents where a
 file is longer than the source's ``longest``: at the first blank line after that length, or at the first line end after twice
-that length, never inside a line unless it is longer than a MiB, then at a space. Put together again the documents are the file. What is not text stops the reading, with the file and the place named, unless it is to be replaced.
+that length, never inside a line unless it is longer than a MiB, then at a space. Put together again the documents are the file.
+What is not text stops the reading, with the file and the place named, unless it is to be replaced.
 """
 
 from __future__ import annotations
@@ -60,12 +61,11 @@ class Reader:
             "dataset": self._rows_of_dataset,
         }
         import pyarrow
-        import zstandard
 
         try:
             yield from readers[part.kind](part)
         # What the file system, decompressors and Arrow raise over a file that is not what its name says.
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError, pyarrow.ArrowException, NotImplementedError) as error:
+        except (OSError, EOFError, zlib.error, pyarrow.ArrowException, NotImplementedError) as error:
             why = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
             raise UserError(Problem(part.file, "not readable", why, "mend the file or leave it out")) from None
 
@@ -175,14 +175,14 @@ class Reader:
     # Pages
 
     def _page(self, part: Part) -> Iterator[tuple[str, str]]:
-        from inscriptis import ParserConfig, get_text
+        from inscriptis import get_text
 
         with self._open(part) as file:
             page = self._decode(self._bounded(file.read(LONGEST_ROW + 1), part, 0), 0, part)
         if page.strip():
             # Without its declaration: lxml refuses text that says how its bytes are encoded.
             body = page[page.find("?>") + 2 :] if page.startswith("<?xml") else page
-            yield get_text(body, ParserConfig()), part.file
+            yield get_text(body), part.file
 
     # Bytes
 
@@ -191,10 +191,10 @@ class Reader:
         if part.file.endswith(".gz"):
             return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER)  # type: ignore[arg-type]
         if part.file.endswith(".zst"):
-            import zstandard
+            import pyarrow
 
-            stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            return io.BufferedReader(stream, _BUFFER)  # type: ignore[arg-type]
+            # Of the readers at hand this one notices that a file ends too early.
+            return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), _BUFFER)
         return raw
 
     def _lines(self, file: BinaryIO, part: Part, longest: int, may_cut: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -225,7 +225,8 @@ class Reader:
             yield at, line
             at += len(line)
 
-    def _bounded(self, data: bytes, part: Part, at: int, longest: int = LONGEST_ROW) -> bytes:
+    def _bounded(self, data: bytes, part: Part, at: int, longest: int | None = None) -> bytes:
+        longest = longest or LONGEST_ROW
         if len(data) > longest:
             where = f"the document at byte {at} of {part.file}"
             why = f"a worker's memory is bounded, so no row is longer than {longest >> 20} MiB"

@@ -153,14 +153,14 @@ def _files(path: str) -> list[tuple[Path, Kind]]:
     elif path.startswith(DEBIAN):
         return _debian_files(path)
     else:
-        root = Path(os.path.realpath(os.path.expanduser(path)))
-        if os.path.lexists(root):
-            found = list(_files_below(root)) if root.is_dir() else [root]
-        else:
-            matches = (Path(os.path.realpath(match)) for match in glob.glob(os.path.expanduser(path), recursive=True))
-            found = [file for match in matches for file in (_files_below(match) if match.is_dir() else [match])]
+        expanded = os.path.expanduser(path)
+        is_pattern = glob.has_magic(expanded) and not os.path.lexists(expanded)
+        places = [
+            Path(os.path.realpath(match)) for match in (glob.glob(expanded, recursive=True) if is_pattern else [expanded])
+        ]
+        found = [file for place in places for file in (_files_below(place) if place.is_dir() else [place])]
     kinds = ((file, kind_of(file)) for file in sorted(set(found)))
-    return [(file, kind) for file, kind in kinds if kind and file.is_file() and file.stat().st_size]
+    return [(file, kind) for file, kind in kinds if kind and file.stat().st_size and file.is_file()]
 
 
 def _debian_files(path: str) -> list[tuple[Path, Kind]]:

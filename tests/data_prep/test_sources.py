@@ -5,24 +5,39 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.corpora import PYTHON_STDLIB, Corpus, find_corpora, longest_document, read_documents
+from data_prep import readers
+from data_prep.readers import Reader
+from data_prep.recipe import PYTHON_STDLIB, SourceConfig
+from data_prep.sources import Source, find_sources
 from ibnorm_megatron.errors import UserError
 
 
-def _documents(*sources: Path, text_field: str = "text") -> list[str]:
-    corpora = find_corpora([str(source) for source in sources])
-    return [text for corpus in corpora for text in read_documents(corpus, text_field, longest_document(corpora))]
+def _sources(*sources: Path, split_bytes: int | None = None, **asked: Any) -> list[Source]:
+    configs = [SourceConfig.model_validate({"path": str(source), **asked}) for source in sources]
+    return find_sources(configs, [str(i) for i in range(len(configs))], split_bytes)
+
+
+def _documents(*sources: Path, split_bytes: int | None = None, errors: str = "strict", **asked: Any) -> list[str]:
+    return [
+        text
+        for source in _sources(*sources, split_bytes=split_bytes, **asked)
+        for part in source.parts
+        for text, _ in Reader(source, errors).documents(part)
+    ]
 
 
 def _jsonl(*texts: str) -> bytes:
@@ -44,12 +59,14 @@ def test_reads_every_kind_of_file(tmp_path: Path) -> None:
         "b.jsonl": lines,
         "c.jsonl.gz": gzip.compress(lines),
         "d.parquet": _parquet(body=texts, other=list(range(len(texts)))),
+        "e.jsonl.zst": zstandard.compress(lines),
+        "f.md.zst": zstandard.compress(texts[0].encode()) + zstandard.compress(b""),
     }
     for name, data in written.items():
         (tmp_path / name).write_bytes(data)
-        expected = texts[:1] if ".txt" in name.lower() else texts
+        expected = texts[:1] if ".txt" in name.lower() or ".md" in name else texts
         assert _documents(tmp_path / name, text_field="body") == expected, name
-    assert sorted(_documents(tmp_path, text_field="body")) == sorted([texts[0]] * 2 + texts * 3)
+    assert sorted(_documents(tmp_path, text_field="body")) == sorted([texts[0]] * 3 + texts * 4)
 
 
 @pytest.mark.parametrize("stem", ["a[1]", "b*", "c?", "d{x,y}", "~", "$HOME", "#1", "%20", "-", "ü ö", ".hidden"])
@@ -68,10 +85,19 @@ def test_colons_in_a_name(tmp_path: Path) -> None:
     folder = tmp_path / "zip:" / "a::b"
     folder.mkdir(parents=True)
     (folder / "c.txt").write_text("mine")
-    assert _documents(folder / "c.txt") == ["mine"]
     (folder / "c.parquet").write_bytes(_parquet(text=["mine"]))
-    with pytest.raises(UserError, match=r"a::b/c.parquet: .* rename"):
-        _documents(folder)
+    assert _documents(folder / "c.txt") == ["mine"] == _documents(folder / "c.parquet")
+
+
+def test_globs(tmp_path: Path) -> None:
+    for name in ("a1.txt", "a2.txt", "b.txt", "a3.png"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.txt").write_text("c.txt")
+    assert _documents(tmp_path / "a*") == ["a1.txt", "a2.txt"]
+    assert _documents(tmp_path / "**" / "*.txt") == ["a1.txt", "a2.txt", "b.txt", "c.txt"]
+    with pytest.raises(UserError, match="neither python-stdlib nor"):
+        _documents(tmp_path / "x*")
 
 
 def test_a_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +136,11 @@ def test_pieces_are_the_file_and_hold_whole_lines(lines: list[tuple[str, str]], 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "a.txt")
         file.write_bytes(text)
-        pieces = [piece.encode() for piece in read_documents(Corpus("a", "text", (file,)), "text", longest)]
+        if not text:
+            return
+        (source,) = _sources(file)
+        source = source.model_copy(update={"longest": longest})
+        pieces = [piece.encode() for piece, _ in Reader(source, "strict").documents(source.parts[0])]
     assert b"".join(pieces) == text
     for piece in pieces[:-1]:
         assert piece.endswith(b"\n") and len(piece) >= longest
@@ -137,12 +167,138 @@ def test_files_of_a_large_folder_stay_whole(tmp_path: Path) -> None:
 
 
 def test_the_standard_library_is_a_corpus() -> None:
-    (corpus,) = find_corpora([PYTHON_STDLIB])
-    assert len(corpus.files) > 400
-    assert not any("site-packages" in file.parts or "test" in file.parts for file in corpus.files)
-    first = next(iter(read_documents(corpus, "text")))
-    assert first == corpus.files[0].read_bytes().decode()
-    assert Path(sysconfig.get_paths()["stdlib"]) in corpus.files[0].parents
+    (source,) = _sources(Path(PYTHON_STDLIB))
+    files = [Path(part.file) for part in source.parts]
+    assert len(files) > 400
+    assert not any("site-packages" in file.parts or "test" in file.parts for file in files)
+    text, where = next(Reader(source, "strict").documents(source.parts[0]))
+    assert text == files[0].read_bytes().decode()
+    assert where == f"byte 0 of {files[0]}"
+    assert Path(sysconfig.get_paths()["stdlib"]) in files[0].parents
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lines=st.lists(st.sampled_from(["", "é" * 7, "word " * 9, "x"]), min_size=1, max_size=60),
+    split_bytes=st.integers(1, 400),
+    kind=st.sampled_from(["jsonl", "line", "auto"]),
+    last=st.sampled_from(["", "\n"]),
+)
+def test_ranges_read_every_document_once(lines: list[str], split_bytes: int, kind: str, last: str) -> None:
+    rows = [json.dumps({"text": line}, ensure_ascii=False) for line in lines] if kind == "jsonl" else lines
+    data = ("\n".join(rows) + last).encode()
+    if not data:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "a.jsonl" if kind == "jsonl" else "a.txt")
+        file.write_bytes(data)
+        asked = {"documents": "line"} if kind == "line" else {}
+        (source,) = _sources(file, split_bytes=split_bytes, **asked)
+        assert len(source.parts) == max(1, -(-len(data) // split_bytes))
+        found = [text for part in source.parts for text, _ in Reader(source, "strict").documents(part)]
+    if kind == "jsonl":
+        assert found == lines
+    elif kind == "line":
+        assert found == data.decode().split("\n")[: None if not data.endswith(b"\n") else -1]
+    else:
+        assert "".join(found) == data.decode()
+
+
+def test_giant_lines_of_text_are_cut_at_spaces_or_between_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_LONGEST_LINE", 1000)
+    spaced, solid = "word " * 2000 + "\nend", "é" * 5000
+    for name, text in (("a.txt", spaced), ("b.txt", solid), ("c.txt", " " + solid)):
+        (tmp_path / name).write_text(text)
+        pieces = _documents(tmp_path / name)
+        assert "".join(pieces) == text
+        assert max(len(piece.encode()) for piece in pieces) <= 4000 and len(pieces) > 3
+        if name == "a.txt":
+            assert all(piece.endswith((" ", "\n")) for piece in pieces[:-1])
+
+
+def test_separators_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_BUFFER", 5)  # a separator lies across reads
+    (tmp_path / "a.txt").write_text("one<|end|>two\n<|end|><|end|>four")
+    assert _documents(tmp_path / "a.txt", separator="<|end|>") == ["one", "two\n", "", "four"]
+    assert _documents(tmp_path / "a.txt", documents="line") == ["one<|end|>two", "<|end|><|end|>four"]
+    assert _documents(tmp_path / "a.txt", documents="file") == ["one<|end|>two\n<|end|><|end|>four"]
+
+
+def test_what_is_longer_than_a_worker_may_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "LONGEST_ROW", 1 << 20)
+    (tmp_path / "a.jsonl").write_bytes(_jsonl("fine") + _jsonl("x" * (1 << 20)))
+    (tmp_path / "a.html").write_bytes(b"<p>" + b"x" * (1 << 20))
+    (tmp_path / "a.txt").write_bytes(b"x" * ((1 << 20) + 1))
+    for name, asked in (("a.jsonl", {}), ("a.html", {}), ("a.txt", {"documents": "file"}), ("a.txt", {"separator": "|"})):
+        with pytest.raises(UserError, match=rf"^the document at byte \d+ of .*{name} is too long: .* 1 MiB; cut it"):
+            _documents(tmp_path / name, **asked)
+    assert "".join(_documents(tmp_path / "a.txt")) == "x" * ((1 << 20) + 1)
+
+
+def test_bad_bytes_are_replaced_on_request_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("fine \ufffd \xe9 ".encode() + b"\xff\xfe bad \xc3")
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "a\xffb \\ud800"}\n')
+    for name, expected, count in (("a.txt", "fine \ufffd \xe9 \ufffd\ufffd bad \ufffd", 3), ("b.jsonl", "a\ufffdb \ufffd", 2)):
+        (source,) = _sources(tmp_path / name)
+        reader = Reader(source, "replace")
+        assert [text for text, _ in reader.documents(source.parts[0])] == [expected]
+        assert reader.replaced == count
+    with pytest.raises(UserError, match=r"byte 12 of .*a.txt is 0xff: .*--encoding-errors replace"):
+        _documents(tmp_path / "a.txt")
+
+
+def test_pages_become_text(tmp_path: Path) -> None:
+    page = "<?xml version='1.0' encoding='latin-1'?><html><head><title>T</title><script>no()</script></head><body><h1>Über</h1>"
+    (tmp_path / "a.html").write_text(page + "<p>One <b>two</b></p><pre>  three\n  four</pre></body></html>")
+    (tmp_path / "b.htm.gz").write_bytes(gzip.compress(b"<p>five"))
+    first, second = _documents(tmp_path)
+    assert [line.rstrip() for line in first.split("\n") if line.strip()] == ["Über", "One two", "  three", "  four"]
+    assert second.strip() == "five"
+
+
+def test_row_groups_are_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_prep import sources
+
+    monkeypatch.setattr(sources, "BLOCK", 4_000)
+    texts = [f"{i} " * 200 for i in range(100)]
+    pq.write_table(pa.table({"text": texts, "n": list(range(100))}), tmp_path / "a.parquet", row_group_size=7)
+    (source,) = _sources(tmp_path / "a.parquet")
+    assert len(source.parts) > 3 and source.parts[0].begin == 0
+    found = [pair for part in source.parts for pair in Reader(source, "strict").documents(part)]
+    assert [text for text, _ in found] == texts
+    assert [where for _, where in found] == [f"row {i + 1} of {tmp_path}/a.parquet" for i in range(100)]
+    assert sum(part.size for part in source.parts) == pytest.approx((tmp_path / "a.parquet").stat().st_size, rel=0.01)
+
+
+def test_a_data_set_is_streamed(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    for shard in range(3):
+        table = pa.table({"body": [f"{shard}-{i}" for i in range(5)], "id": list(range(5))})
+        pq.write_table(table, folder / "data" / f"train-{shard:05d}-of-00003.parquet")
+    config = SourceConfig(dataset=str(folder), text_field="body")
+    (source,) = find_sources([config], ["set"])
+    assert len(source.parts) == 3
+    found = [text for part in source.parts for text, _ in Reader(source, "strict").documents(part)]
+    assert found == [f"{shard}-{i}" for shard in range(3) for i in range(5)]
+    for wrong, says in (
+        (config.model_copy(update={"split": "no"}), "the data set is .*set"),
+        (SourceConfig(dataset="no/such"), "no/such"),
+    ):
+        with pytest.raises(UserError, match=says):
+            find_sources([wrong], ["x"])
+    (source,) = find_sources([SourceConfig(dataset=str(folder))], ["set"])
+    with pytest.raises(UserError, match=r"the field 'text' in row 1 of shard 0 .* is missing.*there are body, id"):
+        list(Reader(source, "strict").documents(source.parts[0]))
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="this system has no dpkg")
+def test_documentation_of_a_debian_package() -> None:
+    (source,) = _sources(Path("debian:base-files"))
+    assert any(part.file.startswith("/usr/share/doc/base-files/") for part in source.parts)
+    assert len([text for part in source.parts for text, _ in Reader(source, "replace").documents(part)]) >= len(source.parts)
+    with pytest.raises(UserError, match=r"debian:no-such-package: dpkg knows no installed package .*apt-get install"):
+        _sources(Path("debian:no-such-package"))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +306,7 @@ def test_the_standard_library_is_a_corpus() -> None:
     [
         ("bad.txt", b"fine\n\xff\xfe", r"^byte 5 of .*bad.txt is 0xff: it is not UTF-8"),
         ("late.txt", b"fine\n\n" * 500 + b"\xc3", r"^byte 3000 of .*late.txt is 0xc3"),
-        ("bad.jsonl", _jsonl("a") + b'{"text": "\xff"}\n', r"^row 2 of .*bad.jsonl is not JSON: .*0xff"),
+        ("bad.jsonl", _jsonl("a") + b'{"text": "\xff"}\n', r"^byte 24 of .*bad.jsonl is 0xff: it is not UTF-8"),
         ("none.jsonl", b'{"text": "a"}\n{"other": 1}\n', "^the field 'text' in row 2 of .* is missing.*there are other"),
         ("number.jsonl", b'{"text": 5}\n', "^the field 'text' in row 1 of .* is 5"),
         ("cut.jsonl", _jsonl("a", "b")[:-3], r"^row 2 of .*cut.jsonl is not JSON: Unterminated string.* at column 10"),
@@ -166,7 +322,8 @@ def test_the_standard_library_is_a_corpus() -> None:
         ("fake.txt.gz", b"not compressed", r"fake.txt.gz is not readable: Not a gzipped file"),
         ("cut.jsonl.gz", gzip.compress(_jsonl("a"), mtime=0)[:-9], r"cut.jsonl.gz is not readable: Compressed file ended"),
         ("bits.txt.gz", gzip.compress(b"a" * 99, mtime=0)[:12] + b"\xff" * 40, r"bits.txt.gz is not readable"),
-        ("c4.jsonl.zst", b"x", r"c4.jsonl.zst: zstd is not read here; decompress it"),
+        ("fake.jsonl.zst", b"not compressed", r"fake.jsonl.zst is not readable"),
+        ("cut.jsonl.zst", zstandard.compress(_jsonl(*map(str, range(999))))[:-50], r"cut.jsonl.zst is (not readable|not JSON)"),
         ("a.parquet.gz", b"x", "neither python-stdlib nor"),
         ("empty.txt", b"", "neither python-stdlib nor"),
         ("picture.png", b"x", "neither python-stdlib nor"),
