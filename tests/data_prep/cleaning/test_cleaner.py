@@ -100,6 +100,23 @@ def test_each_c4_rule_on_lines(switch: str, off: object, removed: str, kept: str
     assert f"\n{kept}\n" in _c4(f"{first}\n{kept}\n{rest}").text
 
 
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("One. Two! Three?", 3),
+        ("“One.” (Two!) ['Three?!']", 3),
+        ("One... 3.14 is no end, e.g. this", 2),
+        ("." * 1_000_000 + "x", 0),  # in less than hours
+        (".)" * 10, 1),
+        ("", 0),
+    ],
+)
+def test_what_a_sentence_is(text: str, sentences: int) -> None:
+    off = {"terminal_punctuation": False, "min_words_per_line": 0, "javascript_lines": False}
+    assert _c4(text, **off, min_sentences=sentences).dropped_by is None
+    assert _c4(text, **off, min_sentences=sentences + 1).detail == f"number of sentences {sentences} is below {sentences + 1}"
+
+
 def test_c4_drops_a_document_without_a_line_and_counts_no_blank_ones() -> None:
     cleaned = _c4("Home\n\nAbout us\n  \n", min_sentences=0)
     assert cleaned == Cleaned("", "c4.lines", "none of 2 lines is kept", 2)
