@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tracemalloc
 from collections.abc import Sequence
+from importlib.metadata import distribution
 from itertools import combinations
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from data_prep.cleaning.config import CleaningConfig, NearDuplicatesConfig
 from data_prep.cleaning.duplicates import Fingerprints, choose_bands, find_duplicates, missed
 
 #: pip carries copies of these; the installed versions are others, or the same.
-_PACKAGES = ("rich", "packaging", "requests", "urllib3", "idna", "platformdirs", "distro")
+_PACKAGES = ("rich", "packaging", "requests", "urllib3", "idna")
 
 BOTH = CleaningConfig(exact_duplicates=True, near_duplicates=NearDuplicatesConfig())
 
@@ -44,12 +44,11 @@ def _found(folder: Path, texts: Sequence[str], config: CleaningConfig, sizes: Se
 @pytest.fixture(scope="module")
 def real() -> list[str]:
     """The installed packages' files, then pip's copies."""
-    texts = []
-    for prefix in ("", "pip._vendor."):
-        for package in _PACKAGES:
-            spec = importlib.util.find_spec(prefix + package)
-            for folder in (spec.submodule_search_locations or []) if spec else []:
-                texts += [path.read_text("utf-8") for path in sorted(Path(folder).rglob("*.py"))]
+    # By metadata: whoever asks the import system for pip switches off setuptools' distutils for all tests after it.
+    copies = Path(str(distribution("pip").locate_file("pip/_vendor")))
+    folders = [Path(str(distribution(package).locate_file(package))) for package in _PACKAGES]
+    folders += [copies / package for package in _PACKAGES]
+    texts = [path.read_text("utf-8") for folder in folders for path in sorted(folder.rglob("*.py"))]
     texts = [text for text in texts if text]
     assert len(texts) > 200, "pip brings copies of packages that are installed too"
     return texts
