@@ -111,7 +111,7 @@ def test_only_exact_duplicates_needs_no_signatures(real: list[str], verdicts: li
     assert _found(tmp_path, real, CleaningConfig()) == [0] * len(real)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # it waits for the disk
 @given(st.lists(st.sampled_from(["a", "A", "b c", "b c ", "", "!", "?", "d e f g h i j k"]), max_size=20), st.integers(0, 20))
 def test_short_documents_are_duplicates_only_of_themselves(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], cut: int
