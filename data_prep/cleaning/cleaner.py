@@ -7,6 +7,7 @@ cleaning. Duplicates are found among the documents that are left (:mod:`data_pre
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,9 +55,9 @@ class Cleaner:
     """
 
     def __init__(self, config: CleaningConfig, base: Path | None = None) -> None:
-        self._changes = []
+        self._changes: list[Callable[[str], str]] = []
         if config.unicode != "none":
-            self._changes.append(partial(unicodedata.normalize, config.unicode.upper()))
+            self._changes.append(partial(unicodedata.normalize, "NFC" if config.unicode == "nfc" else "NFKC"))
         if config.line_ends == "lf":
             self._changes.append(_line_feeds)
         self._c4 = C4(config.c4) if config.c4 else None
@@ -84,7 +85,8 @@ class Cleaner:
             text, removed, verdict = self._c4(text)
         if verdict is None:
             verdict = next((found for judge in self._judges if (found := judge(text))), None)
-        return Cleaned(text, *(verdict or (None, "")), removed)
+        rule, detail = verdict or (None, "")
+        return Cleaned(text, rule, detail, removed)
 
 
 def _line_feeds(text: str) -> str:

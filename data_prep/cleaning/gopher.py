@@ -43,7 +43,8 @@ class Gopher:
         self._hashes = WordHashes()
         stop_words = _StopWords(config.stop_words, config.min_stop_words or 0)
         self._rules: list[_Rule] = []
-        for name, label, measure in [*_QUALITY, ("stop_words", "number of different stop words", stop_words), *_REPETITION]:
+        stop_rule: _Measured = ("stop_words", "number of different stop words", stop_words)
+        for name, label, measure in [*_QUALITY, stop_rule, *_REPETITION]:
             low, high = getattr(config, f"min_{name}", None), getattr(config, f"max_{name}", None)
             if low is not None or high is not None:
                 self._rules.append(_Rule(f"gopher.{name}", label, measure, low, high))
@@ -133,17 +134,23 @@ class _RepeatedGrams:
         assert n >= self._n, "rules ask in rising order"
         while self._n < n:
             self._n += 1
+            if not len(self._starts):
+                continue
             fits = self._starts <= len(self._words) - self._n
             starts = self._starts[fits]
             grams = extend(self._grams[fits], self._words[starts + self._n - 1])
             order = np.argsort(grams)
-            same = grams[order[1:]] == grams[order[:-1]]
-            again = order[np.append(same, False) | np.insert(same, 0, False)] if len(order) else order
+            grams, starts = grams[order], starts[order]
+            same = np.zeros(len(grams) + 1, dtype=bool)
+            same[1:-1] = grams[1:] == grams[:-1]
+            repeated = same[1:] | same[:-1]
+            grams, starts = grams[repeated], starts[repeated]
             # Starts of equal n-grams in order: the first of them is the first in the text.
-            again = again[np.lexsort((starts[again], grams[again]))]
-            self._starts, self._grams = starts[again], grams[again]
-            new = self._grams[1:] != self._grams[:-1]
-            self._first = np.flatnonzero(np.insert(new, 0, True)) if len(self._grams) else self._starts[:0]
+            order = np.lexsort((starts, grams))
+            self._starts, self._grams = starts[order], grams[order]
+            new = np.ones(len(order), dtype=bool)
+            new[1:] = self._grams[1:] != self._grams[:-1]
+            self._first = np.flatnonzero(new)
 
     def top(self, n: int) -> float:
         self._reach(n)
@@ -209,8 +216,10 @@ def _shown(value: float, limit: float) -> str:
     return f"{value:.{digits}g}"
 
 
-#: Name, what its value is called, and how it is measured.
-_QUALITY: list[tuple[str, str, Callable[[_Document], float]]] = [
+#: A rule's name, what its value is called, and how it is measured.
+_Measured = tuple[str, str, Callable[[_Document], float]]
+
+_QUALITY: list[_Measured] = [
     ("words", "word count", lambda document: len(document.words)),
     ("mean_word_length", "mean word length", _mean_word_length),
     ("hash_ratio", "number of # a word", partial(_a_word, symbols=("#",))),
@@ -228,7 +237,7 @@ _QUALITY: list[tuple[str, str, Callable[[_Document], float]]] = [
     ("words_with_letter", "share of words with a letter", _words_with_letter),
 ]
 
-_REPETITION: list[tuple[str, str, Callable[[_Document], float]]] = [
+_REPETITION: list[_Measured] = [
     ("duplicate_lines", "share of repeated lines", lambda document: _repeats(document.lines)),
     (
         "duplicate_line_characters",

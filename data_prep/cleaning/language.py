@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING
+
 from .config import LanguageConfig
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
+
+
+@cache
+def _model() -> LanguageIdentifier:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # only who asks for languages needs it
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 class Language:
     """Drops documents whose most probable language is not kept, or not probable enough.
 
-    The model is loaded once, in most of a second. A text without letters is in no language (``zxx``) or has every language
-    with a probability near none.
+    The model is loaded once a process, in most of a second. A text without letters is in no language (``zxx``), or in none
+    with much of a probability.
     """
 
     def __init__(self, config: LanguageConfig) -> None:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # only who asks for languages needs it
-
-        self._config, self._keep = config, frozenset(config.keep)
-        self._model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+        self._config, self._keep, self._model = config, frozenset(config.keep), _model()
 
     def rules(self) -> list[str]:
         """The names of the rules: one."""

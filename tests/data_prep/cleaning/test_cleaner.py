@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -35,6 +35,7 @@ _ARTICLE = {
 }
 
 
+@settings(deadline=None)
 @given(_TEXT)
 def test_nothing_changes_when_everything_is_off(text: str) -> None:
     cleaner = Cleaner(CleaningConfig(gopher=False, c4=False))
@@ -43,6 +44,7 @@ def test_nothing_changes_when_everything_is_off(text: str) -> None:
     assert cleaner.rules() == []
 
 
+@settings(deadline=None)
 @given(_TEXT, st.sampled_from(["none", "nfc", "nfkc"]), st.sampled_from(["keep", "lf"]))
 def test_normalizing_again_changes_nothing(text: str, unicode: str, line_ends: str) -> None:
     cleaner = Cleaner(CleaningConfig(unicode=unicode, line_ends=line_ends))
@@ -125,6 +127,7 @@ def test_c4_drops_a_document_without_a_line_and_counts_no_blank_ones() -> None:
     assert Cleaner(CleaningConfig(c4=C4Config(**off))).rules() == ["c4.lorem_ipsum", "c4.curly_bracket"]
 
 
+@settings(deadline=None)
 @given(_TEXT)
 def test_c4_keeps_only_lines_of_the_text(text: str) -> None:
     cleaned = _c4(text, min_sentences=0)
@@ -207,6 +210,7 @@ def test_words_are_runs_of_letters_and_digits() -> None:
     assert words_of("Don't_stop: ÄRGER—im 2. “Büro”\n") == "don t stop ärger im 2 büro".encode().split()
 
 
+@settings(deadline=None)
 @given(
     st.one_of(_TEXT, st.text(st.characters(codec="ascii")), st.text(st.characters(categories=["Po", "Sm", "Lo"]), min_size=80))
 )
@@ -215,6 +219,7 @@ def test_words_are_the_same_by_either_way(text: str) -> None:
     assert words_of(text) == [word.encode() for word in by_hand.split(" ") if word]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, (1 << 64) - 1), max_size=20), st.integers(1, 8))
 def test_equal_ngrams_have_equal_hashes_and_others_not(values: list[int], n: int) -> None:
     hashes = ngram_hashes(np.array(values * 2, dtype=np.uint64), n).tolist()

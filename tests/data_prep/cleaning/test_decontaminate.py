@@ -95,7 +95,7 @@ def test_a_collision_of_hashes_is_no_hit(tmp_path: Path, monkeypatch: pytest.Mon
     assert cleaner(_QUESTION).dropped_by == "decontaminate"
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)  # it waits for the disk
 @given(
     st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), min_size=1),
     st.lists(st.sampled_from("abc"), max_size=20),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tracemalloc
 from collections.abc import Sequence
+from importlib.metadata import distribution
 from itertools import combinations
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from data_prep.cleaning.config import CleaningConfig, NearDuplicatesConfig
 from data_prep.cleaning.duplicates import Fingerprints, choose_bands, find_duplicates, missed
 
 #: pip carries copies of these; the installed versions are others, or the same.
-_PACKAGES = ("rich", "packaging", "requests", "urllib3", "idna", "platformdirs", "distro")
+_PACKAGES = ("rich", "packaging", "requests", "urllib3", "idna")
 
 BOTH = CleaningConfig(exact_duplicates=True, near_duplicates=NearDuplicatesConfig())
 
@@ -44,14 +44,13 @@ def _found(folder: Path, texts: Sequence[str], config: CleaningConfig, sizes: Se
 @pytest.fixture(scope="module")
 def real() -> list[str]:
     """The installed packages' files, then pip's copies."""
-    texts = []
-    for prefix in ("", "pip._vendor."):
-        for package in _PACKAGES:
-            spec = importlib.util.find_spec(prefix + package)
-            for folder in (spec.submodule_search_locations or []) if spec else []:
-                texts += [path.read_text("utf-8") for path in sorted(Path(folder).rglob("*.py"))]
+    # By metadata: whoever asks the import system for pip switches off setuptools' distutils for all tests after it.
+    copies = Path(str(distribution("pip").locate_file("pip/_vendor")))
+    folders = [Path(str(distribution(package).locate_file(package))) for package in _PACKAGES]
+    folders += [copies / package for package in _PACKAGES]
+    texts = [path.read_text("utf-8") for folder in folders for path in sorted(folder.rglob("*.py"))]
     texts = [text for text in texts if text]
-    assert len(texts) > 200, "pip brings copies of packages that are installed too"
+    assert len(texts) > 150, "pip brings copies of packages that are installed too"
     return texts
 
 
@@ -77,7 +76,7 @@ def verdicts(real: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[
 def test_real_near_duplicates_are_found_and_nothing_else(real: list[str], jaccard: np.ndarray, verdicts: list[int]) -> None:
     kept = np.array(verdicts) == duplicates.KEPT
     alike = [(i, j) for i, j in combinations(range(len(real)), 2) if jaccard[i, j] >= 0.9]
-    assert len(alike) > 50
+    assert len(alike) > 20
     assert not [pair for pair in alike if kept[pair[0]] and kept[pair[1]]], "one of two documents that are alike goes"
     others = jaccard - np.eye(len(real))
     assert others[~kept].max(axis=1).min() >= 0.6, "what goes is like another"
@@ -112,7 +111,7 @@ def test_only_exact_duplicates_needs_no_signatures(real: list[str], verdicts: li
     assert _found(tmp_path, real, CleaningConfig()) == [0] * len(real)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # it waits for the disk
 @given(st.lists(st.sampled_from(["a", "A", "b c", "b c ", "", "!", "?", "d e f g h i j k"]), max_size=20), st.integers(0, 20))
 def test_short_documents_are_duplicates_only_of_themselves(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], cut: int

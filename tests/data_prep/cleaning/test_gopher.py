@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import islice, product
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.cleaning.cleaner import Cleaned, Cleaner
@@ -150,6 +150,7 @@ def test_next_to_nothing_is_measured_without_an_error(text: str) -> None:
     assert _cleaned(text, **nothing, max_ellipsis_lines=None, max_ellipsis_ratio=None).dropped_by is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=40), st.integers(2, 10))
 def test_repetition_agrees_with_counting_by_hand(words: list[str], n: int) -> None:
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
