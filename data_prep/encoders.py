@@ -1,8 +1,9 @@
 """From text to ids: sentencepiece's own, faster ways to the same ids, and Hugging Face's tokenizers.
 
 An :class:`Encoder` gives the ids of a document in runs, so that a giant document never needs more memory than one run. Ids of
-one document in several runs are those of the whole: runs end where no entry of the vocabulary reaches across. What an encoder
-gives stands for exactly the bytes of the document; if it would not, the document is refused.
+one document in several runs are those of the whole: runs end where no entry of the vocabulary reaches across. (A unigram
+model's may differ where two ways to cut a word are equally good: sentencepiece adds scores up in float32, over all that came
+before.) What an encoder gives stands for exactly the bytes of the document; if it would not, the document is refused.
 """
 
 from __future__ import annotations
@@ -234,7 +235,11 @@ def _compared(
 
     Text that spells a control token goes to sentencepiece, always: to the other two it is that token.
     """
-    fast = _kitoken(path) if library == "kitoken" else _gigatoken(path)
+    try:
+        fast = _kitoken(path) if library == "kitoken" else _gigatoken(path)
+    except Exception as error:  # each raises what it likes
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UserError(Problem("recipe.tokenizer.encoder", repr(library), why, "leave it out")) from None
     control = [reference.id_to_piece(i) for i in range(reference.vocab_size()) if _is_special(reference, i)]
     literal = re.compile("|".join(map(re.escape, control)))
     encode = _with_spaces_as_bytes(reference, lambda text: reference.encode(text) if literal.search(text) else fast(text))

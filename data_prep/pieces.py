@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -121,6 +122,9 @@ class Work:
         self.splits = Splits(recipe.validation_fraction, recipe.test_fraction)
         self._cleaner: Cleaner | None = None
         self._encoder: Encoder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cleaner": None, "_encoder": None}
 
     @property
     def side(self) -> Path:

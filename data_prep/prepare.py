@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -95,7 +95,13 @@ def _check_tasks(options: Options) -> None:
 def _folder(partial: Path, shared: bool) -> Iterator[None]:
     """The folder that grows, held against another preparation into it. Nothing is left of it if nothing was finished."""
     new = [folder for folder in (partial, *partial.parents) if not os.path.lexists(folder)]
-    (partial / "work").mkdir(parents=True, exist_ok=True)
+    try:
+        (partial / "work").mkdir(parents=True, exist_ok=True)
+    except OSError:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
     lock = os.open(partial / "work" / "lock", os.O_RDWR | os.O_CREAT)
     try:
         try:
@@ -164,9 +170,16 @@ class _Preparation:
         return min(total, self._recipe.tokenizer.sample_bytes) or total
 
     def _sample(self, progress: Progress) -> Iterator[str]:
-        """Documents to train a tokenizer on: of every piece the same share, from its beginning; none that are held out."""
+        """Documents to train a tokenizer on: of every piece the same share, from its beginning; none that are held out.
+
+        Where all are held out it is all of them, and :meth:`_finish` refuses.
+
+        Raises:
+            UserError: there is no text at all.
+        """
         total = sum(piece.size for piece in self._pieces)
         share = min(1.0, self._recipe.tokenizer.sample_bytes / max(1, total))
+        held_out: list[str] | None = []
         for piece in self._pieces:
             most = piece.size * share if share < 1 and piece.size else float("inf")
             taken = 0
@@ -174,10 +187,17 @@ class _Preparation:
                 data = text.encode("utf-8")
                 if self._work.splits.of(data) == "train":
                     yield text
+                    held_out = None
+                elif held_out is not None:
+                    held_out.append(text)
                 taken += len(data)
                 progress.advance(len(data))
                 if taken >= most:
                     break
+        if held_out == []:
+            why, mend = "there is nothing to train on", "give sources with text, or drop less"
+            raise UserError(Problem("all that the sources hold", "without any text", why, mend))
+        yield from held_out or []
 
     def _tokenizer(self) -> Tokenizer:
         try:
