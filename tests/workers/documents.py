@@ -13,12 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ibnorm_megatron.config import load_config
+from ibnorm_megatron.data.batch import Batch
 from ibnorm_megatron.model import attention
 from ibnorm_megatron.model.attention import CoreAttention
 from ibnorm_megatron.model.documents import document_ends
 from ibnorm_megatron.model.spec import transformer_config
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.parallel.context import own_tokens
+from ibnorm_megatron.train.step import inputs, own_share
 from tests.varlen import documents_of, install
 
 
@@ -31,7 +33,15 @@ def main() -> None:
     shape = (10 * ranks, 5, 4 * ranks, 16)  # tokens, sequences, heads, width: runs of 5 tokens, so that documents cross them
     q, dy = (torch.randn(shape, generator=generator) for _ in range(2))
     k, v = (torch.randn(*shape[:2], 2 * ranks, 16, generator=generator) for _ in range(2))
-    ends = document_ends(documents_of(5, len(q)))
+    documents = documents_of(5, len(q))
+    ends = document_ends(documents)
+
+    tokens = torch.arange(5 * len(q)).view(5, -1)
+    share = inputs(
+        own_share(Batch(tokens, tokens, tokens.float(), tokens, documents), SimpleNamespace(context=dist.group.WORLD))
+    )
+    assert torch.equal(share["tokens"], own_tokens(tokens, dist.group.WORLD, dim=1)) and share["tokens"].shape == (5, 10)
+    assert torch.equal(share["documents"], documents), "attention needs those of the whole sequence"
 
     def core(layout: Layout) -> CoreAttention:
         groups = SimpleNamespace(cp=dist.group.WORLD)
