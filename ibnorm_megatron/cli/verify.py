@@ -17,7 +17,7 @@ HELP = "compare a config's model in many layouts with one process: loss, every g
 def configure(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
-        "--layouts", metavar="A,B", help="such as tp2-sp,dp2-zero3-acc2 or own, the config's; by default two dozen"
+        "--layouts", metavar="A,B", help="such as tp2-sp,dp2-zero3-acc2 or own, the config's; by default 27 of them"
     )
     parser.add_argument("--full", action="store_true", help="leave the model and its sequences as large as they are")
     parser.add_argument("--steps", type=int, default=3, metavar="K", help="optimizer steps to compare, 3 by default")

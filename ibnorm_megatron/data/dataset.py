@@ -8,13 +8,11 @@ its own, with its own permutation, and the horizon of a run does not matter.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from ..errors import Problem, UserError
 from ..files import rename_directory
+from .batch import Batch
 from .manifest import Manifest, SplitName
 from .shards import open_shard
 
@@ -149,30 +148,6 @@ class SequenceDataset:
         documents = np.arange(len(self._indexed), dtype=np.int32)
         # The name is hashed into the index files' names: not the whole path, so that a moved folder finds them again.
         return GPTDataset(self._indexed, self._shard_name, documents, None, self._split, config)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch of one rank; each tensor is ``[micro_batch_size, sequence_length]``."""
-
-    tokens: Tensor
-    labels: Tensor
-    loss_mask: Tensor
-    position_ids: Tensor
-
-    @staticmethod
-    def of(samples: list[dict[str, Tensor]]) -> Batch:
-        """Stack samples; the copy also frees them from the mapped file."""
-        return Batch(**{name: torch.stack([sample[name] for sample in samples]) for name in Batch.__dataclass_fields__})
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """A batch of every tensor, changed."""
-        return Batch(**{name: change(tensor) for name, tensor in vars(self).items()})
-
-    @property
-    def num_tokens(self) -> float:
-        """How many labels count."""
-        return float(self.loss_mask.sum())
 
 
 class Loader:

@@ -18,8 +18,9 @@ from megatron.core.tensor_parallel.layers import RowParallelLinear
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-#: Codes that a layer may need: for training, for evaluation, and for as many again in another shape.
-_CODES_A_LAYER = 4
+#: Codes that a layer may need: for training, for evaluation, and for as many again in another shape; each for as many powers
+#: of two as there are documents in a row.
+_CODES_A_LAYER = 16
 
 
 def compile_layers(layers: Sequence[nn.Module]) -> None:

@@ -16,6 +16,7 @@ from ..parallel.groups import Groups
 from .compiled import compile_layers
 from .config import ModelConfig
 from .cross_entropy import compiled_cross_entropy
+from .documents import document_ends
 from .init import initialize
 from .norm_slots import norm_output, seed_norms
 from .spec import block_spec, check_norms, norm_slots, stage_layers, transformer_config
@@ -62,14 +63,24 @@ class LanguageModel(nn.Module):
             compile_layers(self.gpt.decoder.layers)
             self.gpt.compile_loss()
 
-    def forward(self, tokens: Tensor, labels: Tensor, loss_mask: Tensor, position_ids: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, labels: Tensor, loss_mask: Tensor, position_ids: Tensor, documents: Tensor | None = None
+    ) -> Tensor:
         """Sum of the cross-entropy, in nats, over the labels that ``loss_mask`` keeps.
 
         tokens, labels and position_ids are integers ``[b, s]``, loss_mask is float ``[b, s]``, with this rank's tokens s.
+        documents is None, or of every token the number of its document within its row, from 0: ``[b, s]`` with the tokens of
+        all context ranks, best on the host. Attention then keeps to a document; learned positions are still ``position_ids``.
         Returns a float32 scalar; dividing by the number of tokens is the caller's, who alone knows how many there are in the
         whole step. A stage before the last returns its hidden states ``[s, b, hidden]`` instead.
         """
-        output = self.gpt(tokens, position_ids, None, labels=labels)
+        ends = None
+        if documents is not None:
+            whole = (tokens.size(0), tokens.size(1) * self.config.context_parallel_size)
+            assert documents.shape == whole, f"documents are {tuple(documents.shape)}, and the sequences {whole}"
+            ends = document_ends(documents).to(tokens.device, non_blocking=True)
+        # Megatron-core hands its attention_mask to every layer's core attention, and does nothing else with it.
+        output = self.gpt(tokens, position_ids, ends, labels=labels)
         return (output.float() * loss_mask).sum() if self.gpt.post_process else output
 
     def logical_parameters(self) -> dict[str, nn.Parameter]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..data.dataset import Batch
+from ..data.batch import Batch
 from ..parallel.context import own_tokens
 from ..parallel.cpu_compat import LateRead, device
 from ..parallel.engine import Engine
@@ -82,10 +82,12 @@ class TrainStep:
 
 
 def own_share(batch: Batch, groups: Groups) -> Batch:
-    """The tokens of every sequence that this rank has."""
-    return batch.map(lambda tensor: own_tokens(tensor, groups.context, dim=1))
+    """The tokens of every sequence that this rank has. Which documents there are every rank knows of the whole sequence."""
+    own = batch.map(lambda tensor: own_tokens(tensor, groups.context, dim=1))
+    return replace(own, documents=batch.documents)
 
 
 def inputs(batch: Batch) -> dict[str, Tensor]:
-    """Keywords of the model's forward, on the device."""
-    return vars(batch.map(lambda tensor: tensor.to(device(), non_blocking=True)))
+    """Keywords of the model's forward, on the device; documents stay on the host, which has to count them."""
+    on_device = vars(batch.map(lambda tensor: tensor.to(device(), non_blocking=True)))
+    return {name: tensor for name, tensor in (on_device | {"documents": batch.documents}).items() if tensor is not None}

@@ -35,6 +35,7 @@ _FLAGS = {
     "qkhead": ("model.qk_norm", "per_head"),
     "qkfull": ("model.qk_norm", "full"),
     "dropout": ("dropout", "true"),
+    "docs": ("documents", "true"),
 }
 
 #: Stands for everything that the config itself says of its layout and precision.
@@ -65,6 +66,9 @@ DEFAULT_LAYOUTS = (
     "tp2-sp-pp2-zero2-bf16-recompute",
     "pp2-dp2-zero2-untied",
     "pp2-cp2-dropout",
+    "tp2-sp-docs-selective",
+    "cp2-docs",
+    "pp2-cp2-ulysses-docs-recompute",
     "tp4-sp-zero2",
 )
 
@@ -81,6 +85,7 @@ class Case:
         accumulate: micro-batches of a rank in a step.
         variant: overrides of the model, which then needs a reference of its own.
         dropout: whether activations are dropped, so that nothing can equal the reference.
+        documents: whether sequences hold several, which attention keeps to; the reference has to as well.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Case:
     accumulate: int
     variant: tuple[str, ...] = ()
     dropout: bool = False
+    documents: bool = False
 
     @property
     def processes(self) -> int:
@@ -144,7 +150,7 @@ def parse_layout(name: str, config: Config) -> tuple[Case, list[Problem]]:
     dropout = "dropout" in values
     if dropout:
         rest += (f"model.dropout={config.model.dropout or 0.1}",)
-    return Case(name, rest, layout, int(values.get("data", "1")), accumulate, variant, dropout), problems
+    return Case(name, rest, layout, int(values.get("data", "1")), accumulate, variant, dropout, "documents" in values), problems
 
 
 def _read(token: str, fields: _Fields, config: Config) -> Iterator[Problem]:

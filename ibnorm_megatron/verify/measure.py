@@ -65,22 +65,23 @@ class Measured:
     random: bool = False
 
 
-def measure(config: Config, *, choose_eps: bool = False) -> Measured:
+def measure(config: Config, *, choose_eps: bool = False, documents: bool = False) -> Measured:
     """Train ``config`` for all its steps on made sequences. Collective.
 
     Args:
         config: its layout is laid over the whole world.
         choose_eps: set AdamW's epsilon to the root mean square of the first clipped gradient, for a reference.
+        documents: the sequences hold several, which attention keeps to.
     """
     with model_parallel(config.parallel, config.train.seed) as groups:
         engine = build_engine(config, groups, lambda module: _disturb_vectors(module, config, groups))
         try:
-            return _train(engine, config, groups, choose_eps)
+            return _train(engine, config, groups, choose_eps, documents)
         finally:
             engine.close()
 
 
-def _train(engine: Engine, config: Config, groups: Groups, choose_eps: bool) -> Measured:
+def _train(engine: Engine, config: Config, groups: Groups, choose_eps: bool, documents: bool) -> Measured:
     train, measured = config.train, Measured(adam_eps=config.train.adam_eps)
     module = engine.module
 
@@ -94,7 +95,7 @@ def _train(engine: Engine, config: Config, groups: Groups, choose_eps: bool) -> 
             for group in engine.deepspeed.optimizer.param_groups:
                 group["eps"] = measured.adam_eps
 
-    sequences = MadeSequences(train.sequence_length, config.model.vocab_size, train.seed)
+    sequences = MadeSequences(train.sequence_length, config.model.vocab_size, train.seed, documents=documents)
     loader = Loader(
         sequences,
         global_batch_size=train.global_batch_size,

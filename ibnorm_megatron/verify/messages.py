@@ -18,12 +18,14 @@ class Job:
         overrides: laid over it.
         reference: the file that holds what the reference gave, or that this one is to write.
         case: the layout to compare with it; None makes this the reference.
+        documents: whether sequences hold several documents, which attention keeps to.
     """
 
     base: Path
     overrides: tuple[str, ...]
     reference: Path
     case: Case | None
+    documents: bool = False
 
 
 @dataclass(frozen=True)

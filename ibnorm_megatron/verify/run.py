@@ -180,18 +180,18 @@ def _serve(plan: _Plan, folder: Path, worlds: _Worlds) -> Iterator[Row]:
     for size in (0, *sizes):
         worlds.start(size)  # they get ready while others work
     base, batch = folder / "base.yaml", plan.base["train"]["global_batch_size"]
-    references: dict[tuple[str, ...], tuple[Path, Served] | WorldFailed] = {}
-    for variant in dict.fromkeys(case.variant for case in plan.cases):
+    references: dict[tuple[tuple[str, ...], bool], tuple[Path, Served] | WorldFailed] = {}
+    for variant, documents in dict.fromkeys((case.variant, case.documents) for case in plan.cases):
         path = folder / f"reference-{len(references)}.pt"
-        job = Job(base, ("parallel.zero_stage=0", *variant), path, None)
+        job = Job(base, ("parallel.zero_stage=0", *variant), path, None, documents)
         try:
-            references[variant] = (path, worlds.run(0, job))
+            references[variant, documents] = (path, worlds.run(0, job))
         except WorldFailed as failure:
-            references[variant] = failure
+            references[variant, documents] = failure
     worlds.close(0)
     for size in sizes:
         for case in (case for case in plan.cases if case.processes == size):
-            reference = references[case.variant]
+            reference = references[case.variant, case.documents]
             if isinstance(reference, WorldFailed):
                 yield Row.failed(case, f"the reference failed: {reference.reason}", reference.details)
                 continue
@@ -199,7 +199,7 @@ def _serve(plan: _Plan, folder: Path, worlds: _Worlds) -> Iterator[Row]:
             settings = (*case.for_batch(batch), *case.variant, f"train.adam_eps={of_reference.adam_eps!r}")
             began = time.monotonic()
             try:
-                served = worlds.run(size, Job(base, settings, path, case))
+                served = worlds.run(size, Job(base, settings, path, case, case.documents))
             except WorldFailed as failure:
                 yield Row.failed(case, failure.reason, failure.details, time.monotonic() - began)
             else:

@@ -97,13 +97,13 @@ def _answer(job: Job, rank: int, size: int) -> Served | str | None:
     started = time.monotonic()
     try:
         config = load_config(job.base, job.overrides, world_size=size)
-        measured = measure(config, choose_eps=job.case is None)
+        measured = measure(config, choose_eps=job.case is None, documents=job.documents)
         findings: list[Finding] = []
         if job.case is None:
             if rank == 0:
                 torch.save(asdict(measured), job.reference)
         else:
-            again = _again(config, job.case, measured)
+            again = _again(config, job, measured)
             if rank == 0:
                 reference = Measured(**torch.load(job.reference, weights_only=True))
                 findings = list(_findings(reference, measured, again, config, job.case))
@@ -116,12 +116,12 @@ def _answer(job: Job, rank: int, size: int) -> Served | str | None:
     return Served(time.monotonic() - started, measured.losses, norms, findings, measured.adam_eps, device)
 
 
-def _again(config: Config, case: Case, measured: Measured) -> Measured | None:
+def _again(config: Config, job: Job, measured: Measured) -> Measured | None:
     """The layout a second time where it draws random numbers, and without recomputing: both have to draw the same."""
     if not measured.random:
         return None
     layout = config.parallel.model_copy(update={"recompute": "none"})
-    return measure(config.model_copy(update={"parallel": layout}))
+    return measure(config.model_copy(update={"parallel": layout}), documents=job.documents)
 
 
 def _findings(reference: Measured, measured: Measured, again: Measured | None, config: Config, case: Case) -> list[Finding]:

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from ibnorm_megatron import data
-from ibnorm_megatron.data.dataset import Batch, Loader, SequenceDataset
+from ibnorm_megatron.data.batch import Batch
+from ibnorm_megatron.data.dataset import Loader, SequenceDataset
 from ibnorm_megatron.data.manifest import MANIFEST, read_manifest
 from ibnorm_megatron.data.shards import open_shard
 from ibnorm_megatron.errors import UserError

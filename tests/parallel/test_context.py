@@ -1,4 +1,4 @@
-"""The exchanges of context parallelism."""
+"""The exchanges of context parallelism, and attention that keeps to documents across them."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ from ..distributed import torchrun
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_exchanges_keep_order_and_gradients(ranks: int) -> None:
     torchrun(ranks, "-m", "tests.workers.context")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_documents_are_those_of_the_whole_sequence(ranks: int) -> None:
+    torchrun(ranks, "-m", "tests.workers.documents")

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ibnorm_megatron.model import language_model
+from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.model.norm_slots import norms_of
 from ibnorm_megatron.norms.site import Site
 from ibnorm_megatron.parallel import engine as engines
@@ -131,6 +132,16 @@ def local_mean() -> Any:
         return right(self, batches, torch.tensor(1 / max(1.0, labels) / self.groups.num_replicas))
 
     return replaced(Engine, "forward_backward", forward_backward)
+
+
+def forgotten_documents() -> Any:
+    """The last rank has attention see all of a row."""
+    right = LanguageModel.forward
+
+    def forward(self: LanguageModel, *arguments: Any, documents: Tensor | None = None, **others: Any) -> Tensor:
+        return right(self, *arguments, documents=None if dist.get_rank() == dist.get_world_size() - 1 else documents, **others)
+
+    return replaced(LanguageModel, "forward", forward)
 
 
 def raising_rank() -> Any:

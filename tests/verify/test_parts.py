@@ -7,12 +7,14 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from ibnorm_megatron.cli import main
 from ibnorm_megatron.config import Config, load_config, parse_config
 from ibnorm_megatron.norms.site import Site
 from ibnorm_megatron.verify import DEFAULT_LAYOUTS, Options
 from ibnorm_megatron.verify.bounds import Bounds, derive, update_sensitivity, weight_rounding
+from ibnorm_megatron.verify.data import MadeSequences
 from ibnorm_megatron.verify.layouts import Case, parse_layout
 from ibnorm_megatron.verify.messages import Finding
 from ibnorm_megatron.verify.report import Report, Row, check_json_path, write_report
@@ -40,6 +42,7 @@ def test_a_name_says_what_to_run_on_how_many_processes() -> None:
     assert case.variant == ()
     assert _case("pp2").accumulate == 4, "1F1B has to have more micro-batches than stages"
     assert _case("pp4-tied-qkfull").variant == ("model.tie_embeddings=true", "model.qk_norm=full")
+    assert _case("cp2-docs").documents and not case.documents and _case("cp2-docs").overrides == _case("cp2").overrides
     dropping = _case("tp2-dropout")
     assert dropping.dropout and "model.dropout=0.1" in dropping.overrides
     assert "model.dropout=0.3" in _case("dropout", _config("tiny_llama", "model.dropout=0.3")).overrides
@@ -86,7 +89,21 @@ def test_the_default_layouts_cover_what_there_is() -> None:
         "qkhead",
         "qkfull",
     }
-    assert tokens >= {"tp2", "pp2", "cp2", "dp2", "dropout", "zero0", "zero1", "zero2", "zero3"}
+    assert tokens >= {"docs", "tp2", "pp2", "cp2", "dp2", "dropout", "zero0", "zero1", "zero2", "zero3"}
+
+
+def test_made_documents_are_uneven_and_change_nothing_else() -> None:
+    plain, made = (MadeSequences(32, 331, 1, documents=documents) for documents in (False, True))
+    longest = []
+    for index in range(16):
+        sample, without = made.sample(index), plain.sample(index)
+        numbers, positions = sample.pop("documents"), sample.pop("position_ids")
+        assert all(torch.equal(tensor, without[name]) for name, tensor in sample.items())
+        lengths = numbers.bincount()
+        assert numbers.dtype == torch.int32 and torch.equal(numbers, numbers.unique_consecutive(return_inverse=True)[1].int())
+        assert torch.equal(positions, torch.cat([torch.arange(length) for length in lengths]))
+        longest.append(int(lengths.max()))
+    assert {1, 32} < set(longest) and len(set(longest)) > 4
 
 
 @pytest.mark.parametrize("name", ["tiny_llama", "tiny_gpt2", "llama_70b", "gpt2_1.5b"])

@@ -98,6 +98,20 @@ def test_a_model_as_large_as_it_is() -> None:
     assert report.notes == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "layouts"),
+    [
+        ("tiny_llama", "tp2-docs,cp2-docs,cp2-ulysses-docs,pp2-docs-zero2-recompute,dp2-zero3-docs-acc2,tp2-sp-docs-bf16-acc2"),
+        ("tiny_llama", "tp2-sp-docs-dropout-selective,cp2-docs-dropout-recompute,tp2-sp-cp2-docs,pp2-cp2-docs-zero1"),
+        ("tiny_gpt2", "tp2-sp-docs,cp2-ulysses-docs-selective,pp2-docs,docs-acc4,tp2-cp2-docs-recompute"),
+    ],
+)
+def test_documents_are_kept_to_in_every_layout(config: str, layouts: str) -> None:
+    report = verify(f"configs/{config}.yaml", ["model.norm=ibnorm_log"], Options(tuple(layouts.split(","))))
+    assert report.exit_code == 0, _told(report)
+
+
 def _broken_by(fault: str, *layouts: str, config: str = "tiny_llama", **options: Any) -> dict[str, Row]:
     options = {"steps": 2, **options}
     report = verify(f"configs/{config}.yaml", [], Options(layouts, initializer=f"tests.verify.faults:{fault}", **options))
@@ -177,6 +191,16 @@ def test_labels_that_weigh_too_much_or_nothing_are_seen_in_everything(fault: str
         broken = {finding.what for finding in row.findings if not finding.kept and finding.excess >= FAR}
         assert "norm of the gradient of step 1" in broken
         assert ("loss of step 1" in broken) == (fault == "skipped_micro_batch")
+
+
+@pytest.mark.slow
+def test_documents_forgotten_on_one_rank_are_seen() -> None:
+    layouts = ("tp2-docs", "cp2-docs", "cp2-ulysses-docs", "pp2-docs", "dp2-docs", "tp2-sp-docs-bf16")
+    rows = _broken_by("forgotten_documents", *layouts, "cp2")
+    assert rows.pop("cp2").kept, "without documents there is nothing to forget"
+    for row in rows.values():
+        assert row.worst is not None and row.worst.what == "gradient of step 1"
+        assert any("linear_qkv" in site for site in _named(row)), row.name
 
 
 @pytest.mark.slow
