@@ -9,6 +9,7 @@ before.) What an encoder gives stands for exactly the bytes of the document; if 
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -116,36 +117,35 @@ class WordCache:
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._processor, self._bytes = processor, _byte_ids(processor)
-        self._dtype = np.dtype(np.uint16 if processor.vocab_size() <= 1 << 16 else np.int32)
-        self._known = _Units(self._encode)
+        wide = processor.vocab_size() > 1 << 16
+        self._code, self._dtype = ("i", np.dtype(np.int32)) if wide else ("H", np.dtype(np.uint16))
+        self._known: dict[str, bytes] = {}
 
     def runs(self, text: str) -> Iterator[np.ndarray]:
         """As :class:`Encoder` says."""
-        find, known = _UNITS.findall, self._known
+        known = self._known
         for run in cut(text):
-            yield np.frombuffer(b"".join([known[unit] for unit in find(run)]), dtype=self._dtype)
+            units = _UNITS.findall(run)
+            new = set(units).difference(known)
+            self._learn(new)
+            yield np.frombuffer(b"".join([known[unit] for unit in units]), dtype=self._dtype)
+            if len(known) > _REMEMBERED:
+                known.clear()  # what is frequent is back soon
+            else:
+                for unit in new:
+                    if len(unit) > _UNIT:
+                        del known[unit]
 
-    def _encode(self, unit: str) -> bytes:
-        ids = [i for part in _stretches(unit) for i in _encode_with_space_sign(self._processor, self._bytes, part)]
-        if self._processor.decode(ids) != unit:
-            raise _cannot(unit, self._processor.decode(ids))
-        return np.array(ids, dtype=self._dtype).tobytes()
-
-
-class _Units(dict[str, bytes]):
-    """Units and their ids as bytes; one that is missing is encoded, and remembered if it is short and there is room."""
-
-    def __init__(self, encode: Callable[[str], bytes]) -> None:
-        super().__init__()
-        self._encode = encode
-
-    def __missing__(self, unit: str) -> bytes:
-        ids = self._encode(unit)
-        if len(unit) <= _UNIT:
-            if len(self) >= _REMEMBERED:
-                self.clear()  # what is frequent is back soon
-            self[unit] = ids
-        return ids
+    def _learn(self, units: set[str]) -> None:
+        plain = [unit for unit in units if SPACE not in unit and len(unit) <= _STRETCH]
+        encoded = dict(zip(plain, self._processor.encode(plain), strict=True))
+        for unit in units.difference(plain):
+            parts = (unit[begin : begin + _STRETCH] for begin in range(0, len(unit), _STRETCH))
+            encoded[unit] = [i for part in parts for i in _encode_with_space_sign(self._processor, self._bytes, part)]
+        for (unit, ids), decoded in zip(encoded.items(), self._processor.decode(list(encoded.values())), strict=True):
+            if decoded != unit:
+                raise _cannot(unit, decoded)
+            self._known[unit] = array(self._code, ids).tobytes()
 
 
 class _Checked:
@@ -197,11 +197,6 @@ def cut(text: str) -> Iterator[str]:
 
 
 _LINE_ENDS, _SPACES = re.compile(r"\n(?=[^\s])"), re.compile(r"[^\s] (?=[^\s])")
-
-
-def _stretches(unit: str) -> Iterator[str]:
-    for begin in range(0, len(unit), _STRETCH):
-        yield unit[begin : begin + _STRETCH]
 
 
 def _byte_ids(processor: sentencepiece.SentencePieceProcessor) -> list[int]:

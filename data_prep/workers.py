@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -80,7 +81,9 @@ class _Shown:
 def _in_processes(work: Work, job: Job, pieces: Sequence[Piece], workers: int, shown: _Shown) -> None:
     context = get_context("spawn")
     counts = context.RawArray(c_longlong, 3 * workers + 2)  # three for each worker, then the next free slot, then stop
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(work, counts, context.Lock()))
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(work, counts, context.Lock(), os.getpid())
+    )
     try:
         pending: set[Future[None]] = {pool.submit(_do, job, piece) for piece in pieces}
         while pending:
@@ -121,25 +124,17 @@ class _Worker:
             self._counts[3 * self._slot + i] += count
 
 
-def _begin(work: Work, counts: Any, lock: Any) -> None:
+def _begin(work: Work, counts: Any, lock: Any, parent: int) -> None:
     global _worker
-    _worker = _Worker(work, counts, lock)
-    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches every process; the parent tells when to stop
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent:  # it may be gone already
             time.sleep(_POLL_SECONDS)
         os._exit(1)  # nobody waits for the result, and what is half written has a temporary name
 
     threading.Thread(target=watch, daemon=True).start()
-    _ignore_signals()
-
-
-def _ignore_signals() -> None:
-    """Ctrl-C in a terminal reaches every process; the parent tells when to stop."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = _Worker(work, counts, lock)
 
 
 def _do(job: Job, piece: Piece) -> tuple[Problem, ...]:
