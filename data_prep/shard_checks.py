@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -242,7 +242,7 @@ class ShardCheck:
     def _check_splits(self, index: Index) -> None:
         """Documents as text: that it is text, and that its hash puts it where it is."""
         step = self._reading.step(self._split)
-        looked = no_text = misplaced = 0
+        looked = no_text = misplaced = untold = 0
         first_no_text = first_misplaced = 0
         right = ""
         try:
@@ -251,7 +251,10 @@ class ShardCheck:
                     looked += 1
                     length = int(index.lengths[document])
                     split = self._split_of(file, int(index.offsets[document]), length - 1)
-                    self._advance(length * np.dtype(self._reading.dtype).itemsize if step == 1 else 0)
+                    untold += length * np.dtype(self._reading.dtype).itemsize if step == 1 else 0
+                    if untold >= _CHUNK:  # telling takes longer than a short document
+                        self._advance(untold)
+                        untold = 0
                     if split is None:
                         first_no_text, no_text = first_no_text if no_text else document, no_text + 1
                     elif split != self._split:
@@ -260,6 +263,7 @@ class ShardCheck:
         except OSError as error:
             self._found(self._bin, "not readable", str(error.strerror))
             return
+        self._advance(untold)
         if no_text:
             why = f"what its tokens stand for is not UTF-8, and so with {no_text:,} of {looked:,} documents looked at"
             self._found(f"document {first_no_text} of {self._bin}", "no text", why)
@@ -268,24 +272,29 @@ class ShardCheck:
             self._found(f"document {first_misplaced} of {self._bin}", f"in the {self._split} split", why)
 
     def _split_of(self, file: BinaryIO, offset: int, tokens: int) -> SplitName | None:
-        texts, decoder, digest = self._reading.texts, codecs.getincrementaldecoder("utf-8")(), xxhash.xxh3_64()
-        assert texts is not None
+        """Where a document belongs by its text, or None if it is no text. A giant one takes no more memory than others."""
+        reading = self._reading
+        dtype = np.dtype(reading.dtype)
+        if file.tell() != offset:
+            file.seek(offset)
+        decoder, digest = codecs.getincrementaldecoder("utf-8")(), xxhash.xxh3_64()
         try:
-            for ids in _runs(file, offset, tokens, np.dtype(self._reading.dtype)):
-                text = b"".join([texts[i] for i in ids.tolist()])
+            for begin in range(0, tokens, _RUN):
+                text = self._text(file.read(min(_RUN, tokens - begin) * dtype.itemsize), dtype)
+                if tokens <= _RUN:  # nearly always
+                    text.decode("utf-8")
+                    return reading.splits.of(text)
                 decoder.decode(text)
                 digest.update(text)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             return None
-        return self._reading.splits.at(place_of_hash(digest.intdigest()))
+        return reading.splits.at(place_of_hash(digest.intdigest()))
 
-
-def _runs(file: BinaryIO, offset: int, tokens: int, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """A document's ids, so many at a time that a giant one needs no more memory than others."""
-    file.seek(offset)
-    for begin in range(0, tokens, _RUN):
-        yield np.frombuffer(file.read(min(_RUN, tokens - begin) * dtype.itemsize), dtype=dtype)
+    def _text(self, data: bytes, dtype: np.dtype) -> bytes:
+        texts = self._reading.texts
+        assert texts is not None
+        return b"".join(map(texts.__getitem__, np.frombuffer(data, dtype=dtype).tolist()))
 
 
 class _Ends:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
+from data_prep import shard_checks
 from data_prep.manifests import CARD
 from data_prep.verification import verify_folder
 from ibnorm_megatron.data.manifest import MANIFEST, Shard, load_manifest, read_manifest
@@ -125,6 +126,24 @@ def test_a_shard_under_two_names_is_found(folder: Path) -> None:
 
     edit(folder, change)
     assert re.search(rf"the shard again in .* is a copy: it holds the tokens of {TRAIN}", _found(folder))
+
+
+@pytest.mark.parametrize("sizes", [(64, 1, 3), (4096, 7, 64)])
+def test_sizes_of_looks_change_nothing(
+    folder: Path, healthy: Path, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents that reach across looks at tokens, at the index and at text, as giant ones do."""
+    for damage in (None, "no end", "moved end", "offset", "no text", "splits mixed up"):
+        if damage:
+            shutil.rmtree(folder)
+            shutil.copytree(healthy, folder)
+            BELIEVED[damage][0](folder)
+            believe(folder)
+        expected = verify_folder(folder, full=True)
+        with monkeypatch.context() as patched:
+            for name, size in zip(("_CHUNK", "_BLOCK", "_RUN"), sizes, strict=True):
+                patched.setattr(shard_checks, name, size)
+            assert verify_folder(folder, full=True) == expected
 
 
 @pytest.fixture(scope="module")
