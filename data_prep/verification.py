@@ -141,7 +141,13 @@ def _strays(folder: Path, manifest: Manifest) -> Iterator[Problem]:
     """Files that look as if they were used."""
     known = {f"{shard.name}{end}" for split in SPLITS for shard in manifest.shards(split) for end in (".bin", ".idx")}
     known |= {manifest.tokenizer.file}
-    for name in sorted(os.listdir(folder)):
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        why = f"its files cannot be listed ({error.strerror}), so strays were not looked for"
+        yield Problem("the folder", str(folder), why, "let it be read")
+        return
+    for name in names:
         if name.startswith(".") and ".tmp-" in name:
             why = "it is what something that was killed while writing left behind"
             yield Problem(f"the file {folder / name}", "a stray", why, "remove it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def execute(arguments: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # documents hold what a terminal's encoding may lack
-    arguments.folder = arguments.folder.expanduser()
+    arguments.folder = Path(os.path.expanduser(arguments.folder))  # Path's own raises for a user that is not there
     return {"inspect": _inspect, "verify": _verify}[arguments.action](arguments)
 
 
