@@ -35,4 +35,9 @@ class Splits:
 
 def place_of(text: bytes) -> float:
     """Where a document's XXH3 lies in the range of hashes: from 0 to below 1."""
-    return min(xxhash.xxh3_64_intdigest(text) / _RANGE, 1.0 - 2.0**-53)
+    return place_of_hash(xxhash.xxh3_64_intdigest(text))
+
+
+def place_of_hash(digest: int) -> float:
+    """As :func:`place_of`, of a hash that was computed piece by piece."""
+    return min(digest / _RANGE, 1.0 - 2.0**-53)

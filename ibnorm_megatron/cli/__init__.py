@@ -13,6 +13,7 @@ from ..errors import run_command
 #: Subcommand -> module of this package, in the order that --help shows.
 COMMANDS = {
     "prepare": "prepare",
+    "data": "data",
     "train": "train",
     "dry-run": "dry_run",
     "verify": "verify",

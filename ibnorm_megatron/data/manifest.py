@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import Problem, UserError
 from ..files import hash_file, hash_text, write_text
+from ..printing import printable
 
 MANIFEST = "manifest.json"
 
@@ -159,26 +160,41 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         UserError: there is no manifest, it cannot be read, or a file is not what it says.
     """
-    where = f"data.path {folder}"
-    prepare = f"run: ibnorm prepare SOURCE --out {folder} --vocab-size N"
-    try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise UserError(
-            Problem("data.path", str(folder), f"there is no prepared data there (no {MANIFEST})", prepare)
-        ) from None
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "it"
-        raise UserError(
-            Problem(f"{MANIFEST} in {where}", "not valid", f"{field}: {first['msg']}", f"prepare the data again ({prepare})")
-        ) from None
+    manifest = load_manifest(folder)
     problems = list(_check_files(folder, manifest))
     if problems:
         raise UserError(*problems)
     return manifest
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read a prepared folder's manifest, and none of the files that it names.
+
+    Raises:
+        UserError: there is no manifest, or it cannot be read.
+    """
+    where = f"{MANIFEST} in data.path {folder}"
+    prepare = f"run: ibnorm prepare SOURCE --out {folder} --vocab-size N"
+    again = f"prepare the data again ({prepare})"
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise UserError(
+            Problem("data.path", str(folder), f"there is no prepared data there (no {MANIFEST})", prepare)
+        ) from None
+    except OSError as error:
+        raise UserError(Problem(where, "not readable", str(error.strerror), "restore the file or " + again)) from None
+    except UnicodeDecodeError as error:
+        raise UserError(Problem(where, "not valid", f"byte {error.start} is not UTF-8", again)) from None
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["loc"] == ("version",) and first["type"] == "literal_error":
+            why = "this program reads version 2"
+            raise UserError(Problem(f"the version of {where}", repr(first["input"])[:20], why, again)) from None
+        field = printable(".".join(map(str, first["loc"])) or "it")
+        raise UserError(Problem(where, "not valid", f"{field}: {printable(first['msg'])}", again)) from None
 
 
 def _check_files(folder: Path, manifest: Manifest) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -119,6 +120,48 @@ def _finish(file: BinaryIO) -> None:
     file.close()
 
 
+@dataclass(frozen=True)
+class Index:
+    """A ``.idx`` file, mapped from disk; its numbers may be anything.
+
+    Attributes:
+        dtype: name of the type of ids.
+        lengths: tokens of every document, int32 ``[documents]``.
+        offsets: where each begins in ``.bin``, in bytes, int64 ``[documents]``.
+        documents: which sequence each document begins with, and the end, int64 ``[documents + 1]``.
+    """
+
+    dtype: str
+    lengths: np.ndarray
+    offsets: np.ndarray
+    documents: np.ndarray
+
+
+def read_index(path: Path) -> Index:
+    """Map a ``.idx`` file.
+
+    Raises:
+        ValueError: its beginning or its size is not what this format says; the message says how.
+        OSError: it cannot be read.
+    """
+    index = np.memmap(path, dtype=np.uint8, mode="r")
+    if index.size < _HEADER.size:
+        raise ValueError(f"its index has {index.size} bytes")
+    magic, version, code, documents, ends = _HEADER.unpack(index[: _HEADER.size].tobytes())
+    types = {code: name for name, code in _CODES.items()}
+    if magic != _MAGIC or version != 1 or code not in types or ends != documents + 1:
+        raise ValueError("its index does not begin as Megatron's do")
+    if index.size != _HEADER.size + documents * 12 + ends * 8:
+        raise ValueError(f"its index has {index.size} bytes, which is not what {documents} documents take")
+    lengths, offsets = _HEADER.size + 4 * documents, _HEADER.size + 12 * documents
+    return Index(
+        types[code],
+        index[_HEADER.size : lengths].view(np.int32),
+        index[lengths:offsets].view(np.int64),
+        index[offsets:].view(np.int64),
+    )
+
+
 class OpenShard:
     """A shard's documents, mapped from disk. Arrays taken from it are views of the mapping, and keep it alive.
 
@@ -133,20 +176,11 @@ class OpenShard:
 
         Raises:
             ValueError: they are not what this format says; the message says how.
+            OSError: one of them cannot be read.
         """
-        index = np.memmap(prefix.with_name(prefix.name + ".idx"), dtype=np.uint8, mode="r")
-        if index.size < _HEADER.size:
-            raise ValueError(f"its index has {index.size} bytes")
-        magic, version, code, documents, ends = _HEADER.unpack(index[: _HEADER.size].tobytes())
-        types = {code: name for name, code in _CODES.items()}
-        if magic != _MAGIC or version != 1 or code not in types or ends != documents + 1:
-            raise ValueError("its index does not begin as Megatron's do")
-        if index.size != _HEADER.size + documents * 12 + ends * 8:
-            raise ValueError(f"its index has {index.size} bytes, which is not what {documents} documents take")
-        at = _HEADER.size
-        self.lengths: np.ndarray = index[at : at + 4 * documents].view(np.int32)
-        self.offsets: np.ndarray = index[at + 4 * documents : at + 12 * documents].view(np.int64)
-        self.tokens: np.ndarray = np.memmap(prefix.with_name(prefix.name + ".bin"), dtype=types[code], mode="r")
+        index = read_index(prefix.with_name(prefix.name + ".idx"))
+        self.lengths, self.offsets = index.lengths, index.offsets
+        self.tokens: np.ndarray = np.memmap(prefix.with_name(prefix.name + ".bin"), dtype=index.dtype, mode="r")
 
     def __len__(self) -> int:
         return self.lengths.size
@@ -161,7 +195,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
     """Open a shard and check its index against its tokens.
 
     Raises:
-        UserError: the index does not describe the tokens: another type, or other lengths than the manifest's.
+        UserError: the index does not describe the tokens: another type, or other documents or lengths than the manifest's.
     """
     prefix, mend = folder / shard.name, "prepare the data again into a new folder"
     try:
@@ -173,4 +207,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
         found = f"{tokens} tokens of {dtype.name}, of {opened.tokens.size} in the file"
         why = f"the manifest says {shard.tokens} tokens of {manifest.dtype}"
         raise UserError(Problem(f"{prefix}.idx", found, why, mend))
+    if len(opened) != shard.documents:
+        why = f"the manifest says {shard.documents}"
+        raise UserError(Problem(f"{prefix}.idx", f"{len(opened)} documents", why, mend))
     return opened

@@ -19,8 +19,19 @@ def token_bytes(folder: Path, tokenizer: Tokenizer) -> np.ndarray:
     With a tokenizer that keeps text as it is the bytes of a document's tokens add up to the document's size, so that a loss a
     token becomes exact bits a byte.
     """
+    return np.array([len(text) for text in token_texts(folder, tokenizer)], dtype=np.int64)
+
+
+def token_texts(folder: Path, tokenizer: Tokenizer) -> list[bytes]:
+    """The UTF-8 that each token stands for, at its id. Control tokens stand for none, and some tokens for part of a character.
+
+    With a tokenizer that keeps text as it is a document is what its tokens stand for, one after the other.
+
+    Raises:
+        ValueError: which bytes a token of this tokenizer stands for cannot be told.
+    """
     path = str(folder / tokenizer.file)
-    return _huggingface_bytes(path) if tokenizer.kind == "huggingface" else _sentencepiece_bytes(path)
+    return _huggingface_texts(path) if tokenizer.kind == "huggingface" else _sentencepiece_texts(path)
 
 
 def load_decoder(folder: Path, tokenizer: Tokenizer) -> Callable[[list[int]], str]:
@@ -36,20 +47,20 @@ def load_decoder(folder: Path, tokenizer: Tokenizer) -> Callable[[list[int]], st
     return sentencepiece.SentencePieceProcessor(model_file=path).decode
 
 
-def _sentencepiece_bytes(path: str) -> np.ndarray:
+def _sentencepiece_texts(path: str) -> list[bytes]:
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=path)
-    sizes = np.zeros(model.vocab_size(), dtype=np.int64)
+    texts = [b""] * model.vocab_size()
     for token in range(model.vocab_size()):
         if model.is_byte(token):
-            sizes[token] = 1
+            texts[token] = bytes([int(model.id_to_piece(token)[3:5], 16)])  # <0xE9>
         elif not model.is_control(token) and not model.is_unknown(token):
-            sizes[token] = len(model.id_to_piece(token).replace(SPACE, " ").encode("utf-8"))
-    return sizes
+            texts[token] = model.id_to_piece(token).replace(SPACE, " ").encode("utf-8")
+    return texts
 
 
-def _huggingface_bytes(path: str) -> np.ndarray:
+def _huggingface_texts(path: str) -> list[bytes]:
     """Of a byte-level tokenizer: every character of a token is one byte of text; special tokens are none.
 
     Raises:
@@ -60,13 +71,21 @@ def _huggingface_bytes(path: str) -> np.ndarray:
     model = HuggingFace.from_file(path)
     if not is_byte_level(model):
         raise ValueError("it is not a byte-level tokenizer, so which bytes a token stands for cannot be told")
-    vocabulary = model.get_vocab(with_added_tokens=True)
-    sizes = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
+    vocabulary, byte_of = model.get_vocab(with_added_tokens=True), _byte_level_alphabet()
+    texts = [b""] * (max(vocabulary.values()) + 1)
     for token, number in vocabulary.items():
-        sizes[number] = len(token)
+        known = all(character in byte_of for character in token)
+        texts[number] = bytes(byte_of[character] for character in token) if known else token.encode("utf-8")
     for number, added in model.get_added_tokens_decoder().items():
-        sizes[number] = 0 if added.special else len(added.content.encode("utf-8"))
-    return sizes
+        texts[number] = b"" if added.special else added.content.encode("utf-8")
+    return texts
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """What GPT-2's tokenizer writes for a byte: its Latin-1 character if that can be seen, or else one from U+0100 on."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(seen)]
+    return {chr(byte): byte for byte in seen} | {chr(0x100 + i): byte for i, byte in enumerate(hidden)}
 
 
 def is_byte_level(model: object) -> bool:
