@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from ibnorm_megatron.config import Config, load_config
-from ibnorm_megatron.data.dataset import Batch
+from ibnorm_megatron.data.batch import Batch
 from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.parallel import cpu_compat
 from ibnorm_megatron.parallel.counting import CountTraffic

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ibnorm_megatron.config import Config, load_config
-from ibnorm_megatron.data.dataset import Batch, Loader
+from ibnorm_megatron.data.batch import Batch
+from ibnorm_megatron.data.loader import Loader
 from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.parallel.cpu_compat import device
 from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
@@ -166,7 +167,7 @@ class _SameBatch:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
 
-    def step(self, number: int) -> list[Batch]:
+    def batches(self, first_sample: int) -> list[Batch]:
         return [self._batch]
 
 

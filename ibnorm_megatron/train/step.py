@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..data.dataset import Batch
+from ..data.batch import Batch
 from ..parallel.context import own_tokens
 from ..parallel.cpu_compat import LateRead, device
 from ..parallel.engine import Engine

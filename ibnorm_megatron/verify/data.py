@@ -11,7 +11,7 @@ _KEPT = (1.0, 0.03, 0.6, 0.0, 0.9, 0.2, 1.0, 0.1)
 
 
 class MadeSequences:
-    """What :class:`ibnorm_megatron.data.dataset.Loader` reads: sample ``i`` depends on the seed and ``i`` alone.
+    """What :class:`ibnorm_megatron.data.loader.Loader` reads: sample ``i`` depends on the seed and ``i`` alone.
 
     Args:
         sequence_length: tokens a sequence.
@@ -23,9 +23,6 @@ class MadeSequences:
 
     def __init__(self, sequence_length: int, vocab_size: int, seed: int) -> None:
         self._length, self._vocab_size, self._seed = sequence_length, vocab_size, seed
-
-    def prepare(self, first: int, last: int) -> None:
-        """There is nothing to read."""
 
     def sample(self, index: int) -> dict[str, Tensor]:
         """tokens, labels, position_ids (int64) and loss_mask (float32), each ``[sequence_length]``."""

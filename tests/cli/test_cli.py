@@ -373,7 +373,7 @@ OPTIONS = {
     "init_std scale_residual_init",
     "parallel": "tensor sequence pipeline virtual_pipeline context context_method recompute zero_stage offload_optimizer "
     "deepspeed",
-    "data": "path",
+    "data": "path weights document_mask loss_on_end_of_document index_cache",
     "train": "steps sequence_length global_batch_size micro_batch_size seed precision lr min_lr_ratio schedule warmup_fraction "
     "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip replica_audit",
     "evaluate": "interval batches",
