@@ -4,10 +4,10 @@ The corpora are the leaves of a balanced binary tree. At each inner node let p b
 Of the first m samples that come to the node, ``floor(p m + 1/2)`` go to the left and the others to the right. That is at most
 1/2 away from p m and grows by 0 or 1 with m, so sample m goes to the left exactly if it grows there.
 
-**Bound.** Of the first n samples let c be those of a corpus with share w. On the way down to its leaf, in d inner nodes, the
-count n_j at a node becomes n_{j+1} = p_j n_j + e_j, where abs(e_j) <= 1/2, p_j < 1 is the share of the side, and w is the product
-of all p_j. So c - w n is the sum of every e_j times the shares below it, and abs(c - w n) <= d / 2. The tree is balanced:
-d <= ceil(log2(number of corpora)).
+**Bound.** Of the first n samples let c be those of a corpus with share w. On the way down to its leaf, past d inner nodes, the
+count n_j at a node becomes n_{j+1} = p_j n_j + e_j, where abs(e_j) <= 1/2, p_j < 1 is the share of the side, and w is the
+product of all p_j. So c - w n is the sum of every e_j times the shares below it, and abs(c - w n) <= d / 2. The tree is
+balanced, so d <= ceil(log2(number of corpora)).
 """
 
 from __future__ import annotations

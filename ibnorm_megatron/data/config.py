@@ -26,7 +26,7 @@ class DataConfig(BaseModel):
     )
     weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {},
-        description="share of the training samples by corpus name, of any sum; empty takes what the manifests state, and if they "
+        description="share of the training samples by corpus name, of any sum; empty: what the manifests state, and if they "
         "state nothing every document counts alike",
     )
     document_mask: bool = Field(

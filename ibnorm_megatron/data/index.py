@@ -61,7 +61,7 @@ class EpochIndex:
         end = begin + sequence_length + 1
         first, last = (int(at) - 1 for at in np.searchsorted(self.starts, (begin, end - 1), side="right"))
         starts = self.starts[first : last + 2]
-        return self.documents[first : last + 1], np.clip(starts, begin, end) - begin, begin - int(starts[0])
+        return self.documents[first : last + 1], np.minimum(np.maximum(starts, begin), end) - begin, begin - int(starts[0])
 
     def write(self, folder: Path) -> None:
         """Write the arrays into an empty folder, durably, and last of all the record of what they are."""

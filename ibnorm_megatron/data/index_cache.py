@@ -81,8 +81,12 @@ class IndexCache:
             if found := self._read(epoch):
                 return found
             try:
+                if self._path(epoch).exists():
+                    if found := self._read(epoch):  # somebody without our lock finished just now
+                        return found
+                    self._remove(self._path(epoch))  # damaged, or of another version
                 self._write(epoch)
-            except FileNotFoundError:  # somebody without our lock took the folder away: the index is there, or is built again
+            except FileNotFoundError:  # somebody without our lock took a folder away: the index is there, or is built again
                 continue
         if found := self._read(epoch):
             return found
@@ -112,8 +116,6 @@ class IndexCache:
 
     def _write(self, epoch: int) -> None:
         final = self._path(epoch)
-        if final.exists():  # damaged, or of another version
-            self._remove(final)
         temporary = self._temporary(final.name)
         temporary.mkdir()
         self._build(epoch).write(temporary)

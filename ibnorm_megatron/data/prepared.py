@@ -76,7 +76,8 @@ class Prepared:
 
     def problems(self, sequence_length: int) -> Iterator[Problem]:
         """What of the data makes not even one sequence."""
-        short = [(f"the {split} split of {self.where}", self.tokens(split)) for split in ("train", "validation")]  # type: ignore[arg-type]
+        splits: tuple[SplitName, ...] = ("train", "validation")
+        short = [(f"the {split} split of {self.where}", self.tokens(split)) for split in splits]
         short += [
             (f"the train split of the corpus {corpus.name!r}, which has a weight,", tokens_of(corpus.splits["train"]))
             for _, _, corpus in self.corpora
