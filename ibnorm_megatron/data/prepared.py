@@ -165,10 +165,10 @@ def _weights(weights: Mapping[str, float], manifests: Mapping[Path, Manifest], *
     for name in weights.keys() - corpora.keys():
         yield Problem(f"data.weights.{name}", repr(weights[name]), "there is no such corpus", nearest(name, corpora))
     if missing := [name for name in corpora if name not in weights]:
-        why = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} none"
-        where = "the weights that the manifests state" if stated else "data.weights"
-        mend = "give every corpus a weight by data.weights" + ("" if stated else ", or none")
-        yield Problem(where, repr(dict(weights)), why, mend)
+        lacking = f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} none"
+        why = f"the manifests give weights to {', '.join(weights)}, and {lacking}" if stated else lacking
+        mend = "give every corpus a weight" + ("" if stated else ", or none")
+        yield Problem("data.weights", "empty" if stated else repr(dict(weights)), why, mend)
     for name in sorted(weights.keys() & corpora.keys()):
         if not corpora[name].splits.get("train"):
             why = "the corpus has no documents for training"
