@@ -87,5 +87,6 @@ def own_share(batch: Batch, groups: Groups) -> Batch:
 
 
 def inputs(batch: Batch) -> dict[str, Tensor]:
-    """Keywords of the model's forward, on the device."""
-    return vars(batch.map(lambda tensor: tensor.to(device(), non_blocking=True)))
+    """Keywords of the model's forward, on the device; no ``documents`` where the batch has none."""
+    moved = vars(batch.map(lambda tensor: tensor.to(device(), non_blocking=True)))
+    return {name: tensor for name, tensor in moved.items() if tensor is not None}
