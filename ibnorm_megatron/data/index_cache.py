@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ class IndexCache:
         self._folder, self._seed, self._build = folder, seed, build
         self._open: dict[int, EpochIndex] = {}  # the one used last is the last
         self._in_use: dict[int, int] = {}  # files that are locked, by epoch
+        self._turn = threading.Lock()  # a loader's threads
+        weakref.finalize(self, _close_all, self._in_use)
 
     def epoch(self, epoch: int) -> EpochIndex:
         """The index of an epoch.
@@ -50,14 +53,16 @@ class IndexCache:
         Raises:
             UserError: it is not there, and cannot be written.
         """
-        found = self._open.pop(epoch, None) or self._find(epoch)
-        self._open[epoch] = found
-        return found
+        with self._turn:
+            found = self._open.pop(epoch, None) or self._find(epoch)
+            self._open[epoch] = found
+            return found
 
     def close(self) -> None:
         """Let go of all indices; another :meth:`epoch` opens again."""
-        for epoch in [*self._open]:
-            self._let_go(epoch)
+        with self._turn:
+            for epoch in [*self._open]:
+                self._let_go(epoch)
 
     def _find(self, epoch: int) -> EpochIndex:
         try:
@@ -154,6 +159,11 @@ class IndexCache:
 
     def _temporary(self, name: str) -> Path:
         return self._folder / f".{name}.tmp-{_machine()}-{os.getpid()}-{threading.get_ident()}"
+
+
+def _close_all(handles: dict[int, int]) -> None:
+    while handles:
+        os.close(handles.popitem()[1])
 
 
 def _machine() -> str:

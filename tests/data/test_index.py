@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ def test_no_rank_loses_an_index_it_still_uses(tmp_path: Path) -> None:
             assert seen == expected
 
 
-def _race(folder: Path, log: Path) -> None:
+def _race(folder: Path, log: Path, all_done: Any) -> None:
     def build(epoch: int) -> EpochIndex:
         with open(log, "a") as file:
             file.write(f"{epoch}\n")
@@ -227,15 +228,17 @@ def _race(folder: Path, log: Path) -> None:
     cache = IndexCache(folder, 1, build)
     for epoch in range(2):
         assert _same(cache.epoch(epoch), EpochIndex.build(LENGTHS, 8, 1, epoch))
+    all_done.wait(100)  # what nobody holds any more is removed
 
 
 def test_processes_that_race_build_once(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("fork")
-    ranks = [spawn.Process(target=_race, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(6)]
+    forks = multiprocessing.get_context("fork")
+    all_done = forks.Barrier(6)
+    ranks = [forks.Process(target=_race, args=(tmp_path / "cache", tmp_path / "log", all_done)) for _ in range(6)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
-        rank.join(60)
+        rank.join(120)
     assert [rank.exitcode for rank in ranks] == [0] * 6
     assert sorted((tmp_path / "log").read_text().split()) == ["0", "1"]
 
@@ -243,6 +246,7 @@ def test_processes_that_race_build_once(tmp_path: Path) -> None:
 _BUILDER = """
 import sys, numpy as np
 from pathlib import Path
+from typing import Any
 from ibnorm_megatron.data.index import EpochIndex
 from ibnorm_megatron.data.index_cache import IndexCache
 lengths = np.random.default_rng(0).integers(1, 50, 300_000).astype(np.int32)
