@@ -85,6 +85,8 @@ def _hole(writer: ShardWriter, prefix: Path, lengths: np.ndarray) -> Shard:
     writer._lengths = array("i", lengths.tobytes())
     with open(prefix.with_name(f"{prefix.name}.idx"), "wb") as index:
         writer._write_index(index)
+        index.flush()
+        os.fsync(index.fileno())  # as the writer does; else the reader's first fsync has to wait for these bytes
     writer.discard()
     tokens = int(lengths.sum(dtype=np.int64))
     with open(prefix.with_name(f"{prefix.name}.bin"), "wb") as file:
