@@ -42,7 +42,7 @@ from ibnorm_megatron.train.run_folder import RunFolder
 
 from .conditions import conditions, markdown_table
 
-OPENED = ["process", "read and check s", "first sample s", "in all s", "of CPU s", "grown by MiB", "next samples us"]
+OPENED = ["process", "read and check s", "first sample s", "in all s", "of CPU s", "load", "grown by MiB", "next samples us"]
 WAITED = ["model", "tokens a step", "made", "step ms", "waits ms", "share of the step"]
 
 #: Models whose steps are taken, each with what one CPU can do of it.
@@ -134,7 +134,10 @@ def opened(given: argparse.Namespace, folder: Path) -> list[list[str]]:
         )
         found = json.loads(done.stdout.splitlines()[-1])
         seconds = [found["checked"], found["first"], found["checked"] + found["first"], found["cpu"]]
-        lines.append([name, *(f"{s:.2f}" for s in seconds), f"{found['grown'] / 2**20:.0f}", f"{found['sample'] * 1e6:.0f}"])
+        load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()}"
+        lines.append(
+            [name, *(f"{s:.2f}" for s in seconds), load, f"{found['grown'] / 2**20:.0f}", f"{found['sample'] * 1e6:.0f}"]
+        )
     return lines
 
 
@@ -209,7 +212,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def write(out: Path, given: argparse.Namespace, tables: list[tuple[str, list[str], list[list[str]]]]) -> None:
     """OUT.md: the conditions and the tables."""
     method = (
-        "a run's own code. Opening: each process is new; seconds of wall time, and how far the process's peak of resident "
+        "a run's own code. Opening: each process is new; seconds of wall time, seconds that it computed, the machine's load "
+        "(processes that wanted to run in the last minute, on so many cores), and how far the process's peak of resident "
         "memory, mapped files included, lies above what it was before; the next 2,000 samples come one by one, on the first "
         "touch of each of their documents. Waiting: the time that the main thread is in "
         f"Loader.batches, of {given.steps} steps after {given.warm_up} others; medians, and the share of all their time"
