@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.data.batch import Batch
-from ibnorm_megatron.data.dataset import Loader
+from ibnorm_megatron.data.loader import Loader
 from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.parallel.cpu_compat import device
 from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
@@ -33,6 +33,7 @@ from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.loop import Trainer
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.run_folder import RunFolder
+from ibnorm_megatron.train.step import inputs
 
 from .llamas import SHAPES, Loss, NotInstalledError, Shape, Weights, fill_ours, hand_written, hugging_face, litgpt
 from .step_floor import floor_task
@@ -142,7 +143,7 @@ def our_module(case: Case, config: Config, groups: Groups) -> LanguageModel:
 
 def our_bare_step(case: Case, norm: str, compiled: bool, groups: Groups, loop: Callable[..., Step] = bare_loop) -> Step:
     """Ours as the peers: no DeepSpeed, and in bf16 no float32 masters, unless the loop has them."""
-    config, batch = case.config(norm, compiled), vars(case.batch())
+    config, batch = case.config(norm, compiled), inputs(case.batch())
     module = our_module(case, config, groups).to(device())
     return loop(module, lambda: module(**batch) / case.shape.tokens, config)
 
@@ -167,7 +168,7 @@ class _SameBatch:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
 
-    def step(self, number: int) -> list[Batch]:
+    def batches(self, first_sample: int) -> list[Batch]:
         return [self._batch]
 
 

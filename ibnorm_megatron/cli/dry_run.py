@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import add_config_arguments
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..config import Config
-    from ..data.manifest import Manifest
+    from ..data.prepared import Prepared
 
 HELP = "show what a config means: sizes, layout, norms, schedule; starts nothing"
 
@@ -31,10 +30,10 @@ def execute(arguments: argparse.Namespace) -> None:
     from ..errors import UserError, raise_if_any
 
     config, problems = parse_config(arguments.config, arguments.overrides, world_size=arguments.world_size)
-    manifest: Manifest | None = None
+    prepared: Prepared | None = None
     if config:
         try:
-            manifest = _manifest(config)
+            prepared = _prepared(config)
         except UserError as error:
             problems += error.problems
     raise_if_any(problems)
@@ -43,26 +42,27 @@ def execute(arguments: argparse.Namespace) -> None:
     console = Console(highlight=False)
     console.print(config.to_yaml(), markup=False)
     tables = [_parameters(config), _layout(config, world), *_traffic(config, world), _norms(config), _schedule(config)]
-    for table in (*tables, _data(config, manifest)):
+    for table in (*tables, *_corpora(config, prepared), _data(config, prepared)):
         console.print(table)
 
 
-def _manifest(config: Config) -> Manifest | None:
-    """The data's manifest, or None where none is prepared yet: a dry run may come first.
+def _prepared(config: Config) -> Prepared | None:
+    """The data, or None where some of it is not prepared yet: a dry run may come first.
 
     Raises:
         UserError: the data is there and damaged, or does not fit the model or the sequence length.
     """
-    from ..data.manifest import MANIFEST, read_manifest
+    from ..data.manifest import MANIFEST
+    from ..data.prepared import read_prepared
     from ..errors import raise_if_any
     from ..train.run import data_problems
 
-    folder = Path(config.data.path).expanduser()
-    if not os.path.isfile(folder / MANIFEST):  # unlike Path.is_file, false for a name that cannot be one
+    # Unlike Path.is_file, os.path.isfile is false for a name that cannot be one.
+    if not all(os.path.isfile(folder / MANIFEST) for folder in config.data.paths()):
         return None
-    manifest = read_manifest(folder)
-    raise_if_any(data_problems(config, manifest))
-    return manifest
+    prepared = read_prepared(config.data)
+    raise_if_any(data_problems(config, prepared))
+    return prepared
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -179,7 +179,26 @@ def _schedule(config: Config) -> Table:
     return table
 
 
-def _data(config: Config, manifest: Manifest | None) -> Table:
+def _corpora(config: Config, prepared: Prepared | None) -> Iterator[Table]:
+    """What each corpus gives to the run, where it is known."""
+    from ..data.prepared import tokens_of
+
+    if prepared is None:
+        return
+    table = _table("training data", "corpus", "documents", "tokens", "weight", "share of the samples", "epochs")
+    consumed, weights = config.train.steps * config.train.tokens_per_step(), prepared.weights
+    for _, _, corpus in prepared.corpora:
+        shards = corpus.splits.get("train", [])
+        tokens, documents = tokens_of(shards), sum(shard.documents for shard in shards)
+        share = weights[corpus.name] / sum(weights.values()) if weights else tokens / prepared.tokens("train")
+        epochs = f"{consumed * share / tokens:.2f}" if tokens else "-"
+        weight = f"{weights[corpus.name]:g}" if weights else "-"
+        table.add_row(corpus.name, f"{documents:,}", f"{tokens:,}", weight, f"{100 * share:.2f} %", epochs)
+    table.caption = None if weights else "without weights all documents are permuted together"
+    yield table
+
+
+def _data(config: Config, prepared: Prepared | None) -> Table:
     tokens = config.train.steps * config.train.tokens_per_step()
     parameters = sum(config.model.num_params().values())
     table = _table("tokens and compute", "what", "value")
@@ -187,8 +206,8 @@ def _data(config: Config, manifest: Manifest | None) -> Table:
     table.add_row("tokens in all", f"{tokens:,}")
     table.add_row("tokens a parameter", f"{tokens / parameters:.1f}")
     table.add_row("FLOPs in all", f"{tokens * config.model.flops_per_token(config.train.sequence_length):.3e}")
-    if manifest:
-        table.add_row("epochs", f"{tokens / manifest.tokens('train'):.2f}")
+    if prepared:
+        table.add_row("epochs", f"{tokens / prepared.tokens('train'):.2f}")
     else:
-        table.add_row("epochs", f"{config.data.path} is not prepared yet")
+        table.add_row("epochs", f"{', '.join(map(str, config.data.paths()))} is not prepared yet")
     return table

@@ -1,185 +1,188 @@
 """Sequences in an order that is a contract: sample ``i`` depends on the data, the seed and ``i``, and on nothing else.
 
-Megatron's GPTDataset cuts a shuffled epoch of documents into sequences. Asked for more than one epoch it reorders all of
-them, the first included, so that a longer run sees other data from its first step. Here every epoch is a GPTDataset of
-its own, with its own permutation, and the horizon of a run does not matter.
+Not on the number of ranks, the micro-batch, or how long the run will be. ``index`` says what an epoch's order is, and ``blend``
+which corpus a sample comes from where corpora have weights.
 """
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+import mmap
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch.distributed as dist
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
-from megatron.core.datasets.indexed_dataset import IndexedDataset
-from megatron.core.datasets.utils import Split
+import torch
+import xxhash
 from torch import Tensor
 
 from ..errors import Problem, UserError
-from ..files import rename_directory
-from .batch import Batch
-from .manifest import Manifest, SplitName
+from ..files import hash_text
+from .blend import Blend
+from .index import VERSION, EpochIndex, numbered, sequences_of
+from .index_cache import IndexCache
+from .manifest import Corpus, Manifest, SplitName
+from .permutation import mix
+from .prepared import Prepared
 from .shards import open_shard
 
 
-@dataclass(frozen=True)
-class _TokenizerIds:
-    """What GPTDataset asks of a tokenizer. No id is padding: shards hold none, and every id of theirs is predicted."""
-
-    eod: int
-    vocab_size: int
-    pad: int = -1
-
-    @property
-    def unique_identifiers(self) -> dict[str, int]:
-        return {"eod": self.eod, "vocab_size": self.vocab_size}
-
-
 class Sequences(Protocol):
-    """What a :class:`Loader` takes its samples from; :class:`SequenceDataset` says what each does."""
+    """What a :class:`~.loader.Loader` takes its samples from; :class:`SequenceDataset` says what each does."""
 
     per_epoch: int
 
-    def prepare(self, first: int, last: int) -> None:
-        """Make samples ``first`` to ``last`` ready. Collective."""
-
     def sample(self, index: int) -> dict[str, Tensor]:
-        """A prepared sample."""
+        """A sample."""
 
     def nothing(self) -> dict[str, Tensor]:
-        """A sample whose every token is masked."""
+        """A sample whose every label is masked."""
 
 
 class SequenceDataset:
     """Sequences of one split, epoch after epoch.
 
+    Without weights the documents of all corpora are permuted together. With weights, in training, every corpus goes through
+    epochs of its own, and ``per_epoch`` is only how many sequences they have together. Validation and test are never weighted.
+
+    Labels are the tokens that follow the inputs, and all of them count, but for these:
+
+    * with ``document_mask`` a label of another document than its input's: those whose input is an end of document. Then
+      ``documents`` numbers the documents of a row from 0, and positions begin at 0 in each, and at the row's beginning, whether
+      or not a document does. Without, positions run through the row.
+    * without ``loss_on_end_of_document`` a label that is the end-of-document token. (Megatron's ``eod_mask_loss`` masks
+      positions whose *input* is that token: what ``document_mask`` masks. A label that ends a document counts there.)
+
     Args:
-        folder: a prepared folder.
-        manifest: its manifest.
-        split: ``train`` or ``validation``.
+        prepared: the data.
+        split: ``train``, ``validation`` or ``test``.
         sequence_length: tokens a sequence.
         seed: of the permutations.
-        cache: a folder that all ranks of this run share, for the index of every epoch in use. It is keyed by the data's
-            content.
+        cache: a folder for the index of every epoch in use, keyed by the data's content. Ranks and runs may share it.
 
     Raises:
-        UserError: the split is shorter than one sequence, or a shard's index is not what the manifest says.
+        UserError: the split is, or a corpus with a weight is, shorter than one sequence, or a shard's index is not what the
+            manifest says.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, split: SplitName, sequence_length: int, seed: int, cache: Path
+        self,
+        prepared: Prepared,
+        split: SplitName,
+        sequence_length: int,
+        seed: int,
+        cache: Path,
+        *,
+        document_mask: bool = False,
+        loss_on_end_of_document: bool = True,
     ) -> None:
-        tokens = manifest.tokens(split)
-        self.per_epoch = (tokens - 1) // sequence_length
+        self._document_mask, self._loss_on_end = document_mask, loss_on_end_of_document
+        self._end, self._length = prepared.tokenizer.end_of_document, sequence_length
+        corpora = prepared.corpora
+        self._blend: Blend | None = None
+        if prepared.weights and split == "train":
+            self._blend = Blend([prepared.weights[corpus.name] for _, _, corpus in corpora])
+            self._streams = [
+                _Stream(
+                    f"the {split} split of the corpus {one[2].name!r}", [one], split, sequence_length, _own(seed, one), cache
+                )
+                for one in corpora
+            ]
+        else:
+            self._streams = [_Stream(f"the {split} split of {prepared.where}", corpora, split, sequence_length, seed, cache)]
+        self.per_epoch = sum(stream.per_epoch for stream in self._streams)
+
+    def sample(self, index: int) -> dict[str, Tensor]:
+        """Sample ``index``, from 0, without end; each tensor is ``[sequence_length]``.
+
+        Returns:
+            tokens, labels, position_ids (int64) and loss_mask (float32), and with ``document_mask`` documents (int32).
+        """
+        stream, place = self._blend.place(index) if self._blend else (0, index)
+        ids, bounds = self._streams[stream].sequence(place)
+        tokens, labels = ids[:-1], ids[1:]
+        counts = np.ones(self._length, dtype=np.float32)
+        if not self._loss_on_end:
+            counts[labels == self._end] = 0
+        found = {"tokens": tokens, "labels": labels, "loss_mask": counts}
+        positions = np.arange(self._length, dtype=np.int64)
+        if self._document_mask:
+            sizes = np.diff(bounds)
+            documents = np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
+            counts[documents[1:] != documents[:-1]] = 0
+            found["documents"] = documents[:-1]
+            positions -= bounds[documents[:-1]]
+        found["position_ids"] = positions
+        return {name: torch.from_numpy(array) for name, array in found.items()}
+
+    def nothing(self) -> dict[str, Tensor]:
+        """A sample whose every label is masked, to fill up a last batch."""
+        sample = self.sample(0)
+        return sample | {"loss_mask": torch.zeros_like(sample["loss_mask"])}
+
+    def close(self) -> None:
+        """Let go of the indices, which another run may then remove."""
+        for stream in self._streams:
+            stream.close()
+
+
+_Place = tuple[Path, Manifest, Corpus]
+
+
+def _own(seed: int, corpus: _Place) -> int:
+    """A corpus's own seed, so that corpora of one size are not permuted alike."""
+    return mix(seed, xxhash.xxh3_64_intdigest(corpus[2].name.encode()))
+
+
+def _read_at_random(mapped: np.ndarray) -> np.ndarray:
+    """The same array, of whose file the kernel then reads what is asked for, and not up to 2 MB around it."""
+    base: object = mapped
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        base.madvise(mmap.MADV_RANDOM)
+    return mapped
+
+
+class _Stream:
+    """Documents of some corpora that are permuted together, epoch after epoch."""
+
+    def __init__(
+        self, where: str, corpora: Sequence[_Place], split: SplitName, sequence_length: int, seed: int, cache: Path
+    ) -> None:
+        shards = [(*place, shard) for *place, corpus in corpora for shard in corpus.splits.get(split, [])]
+        tokens = sum(shard.tokens for *_, shard in shards)
+        self.per_epoch = sequences_of(tokens, sequence_length)
         if self.per_epoch < 1:
             why = f"one sequence needs train.sequence_length + 1 = {sequence_length + 1}"
             mend = "prepare more text, or shorten train.sequence_length"
-            raise UserError(Problem(f"the {split} split of {folder}", f"{tokens} tokens", why, mend))
-        (shard,) = manifest.splits[split]
-        self._shard_name = shard.name
-        self._indexed: IndexedDataset = open_shard(folder, shard, manifest)
-        self._split = Split.train if split == "train" else Split.valid
-        self._sequence_length, self._seed = sequence_length, seed
-        self._ids = _TokenizerIds(manifest.tokenizer.end_of_document, manifest.tokenizer.vocab_size)
-        self._cache = cache / f"{manifest.content_hash()}-{split}-{sequence_length}"
-        self._epochs: dict[int, GPTDataset] = {}
+            raise UserError(Problem(where, f"{tokens} tokens", why, mend))
+        opened = [open_shard(folder, shard, manifest) for folder, manifest, shard in shards]
+        # Plain arrays over the mappings: slices of a memmap object take longer.
+        self._tokens = [_read_at_random(np.asarray(shard.tokens)) for shard in opened]
+        self._offsets = [np.asarray(shard.offsets) for shard in opened]
+        lengths, self._firsts = numbered([np.asarray(shard.lengths) for shard in opened])
+        self._length = sequence_length
+        content = " ".join(f"{shard.bin_hash} {shard.idx_hash}" for *_, shard in shards)
+        folder = cache / f"{hash_text(f'{VERSION} {content}')}-{split}-{sequence_length}"
+        self._indices = IndexCache(folder, seed, lambda epoch: EpochIndex.build(lengths, sequence_length, seed, epoch))
+        self.close = self._indices.close
 
-    def prepare(self, first: int, last: int) -> None:
-        """Make samples ``first`` to ``last`` ready. Collective: every rank calls it before any reads them.
+    def sequence(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sequence ``index`` of all epochs, one after another.
 
-        Indices of epochs that no rank uses any more are removed; a run that goes back to one builds the same again.
+        Returns:
+            Its ids, int64 ``[sequence_length + 1]``, and where in it each of its documents begins and the last ends.
         """
-        epochs, before = range(first // self.per_epoch, last // self.per_epoch + 1), self._epochs
-        self._epochs = {epoch: before.get(epoch) or self._build(epoch) for epoch in epochs}
-        if dist.get_rank() == 0 and self._epochs.keys() - before.keys():
-            # Every rank has met the barrier of a new epoch, so none is behind ``before``; some may still be there.
-            self._remove_indices(keep={self._index(epoch) for epoch in before.keys() | self._epochs.keys()})
-
-    def sample(self, index: int) -> dict[str, Tensor]:
-        """A prepared sample: tokens, labels, position_ids (int64) and loss_mask (float32), each ``[sequence_length]``."""
-        epoch, within = divmod(index, self.per_epoch)
-        return self._epochs[epoch][within]
-
-    def nothing(self) -> dict[str, Tensor]:
-        """A sample whose every token is masked, to fill up a last batch."""
-        return next(iter(self._epochs.values()))[None]
-
-    def _index(self, epoch: int) -> Path:
-        return self._cache / f"seed{self._seed}-epoch{epoch}"
-
-    def _remove_indices(self, keep: set[Path]) -> None:
-        for index in set(self._cache.glob(f"seed{self._seed}-epoch*")) - keep:
-            # Renamed first: what has its own name is complete, even if a kill stops the removal.
-            shutil.rmtree(index.rename(self._free_temporary(index)), ignore_errors=True)
-
-    @staticmethod
-    def _free_temporary(index: Path) -> Path:
-        temporary = index.with_name(f".{index.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        return temporary
-
-    def _build(self, epoch: int) -> GPTDataset:
-        """Rank 0 writes the index under a temporary name and renames it; then every rank maps it."""
-        final = self._index(epoch)
-        if dist.get_rank() == 0 and not final.is_dir():
-            temporary = self._free_temporary(final)
-            temporary.mkdir(parents=True)
-            self._gpt_dataset(temporary, epoch)
-            rename_directory(temporary, final)
-        dist.barrier()
-        return self._gpt_dataset(final, epoch)
-
-    def _gpt_dataset(self, cache: Path, epoch: int) -> GPTDataset:
-        config = GPTDatasetConfig(
-            random_seed=(self._seed + 1_000_003 * epoch) % 2**32,
-            sequence_length=self._sequence_length,
-            split="1",
-            path_to_cache=str(cache),
-            tokenizer=self._ids,
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            create_attention_mask=False,
-        )
-        documents = np.arange(len(self._indexed), dtype=np.int32)
-        # The name is hashed into the index files' names: not the whole path, so that a moved folder finds them again.
-        return GPTDataset(self._indexed, self._shard_name, documents, None, self._split, config)
-
-
-class Loader:
-    """Which samples a data-parallel rank takes at a step: a pure function of the step.
-
-    Step s of any layout sees samples s*G to (s+1)*G - 1, where G is the global batch; micro-batch m of rank r of R takes
-    the (m*R + r)-th run of ``micro_batch_size`` of them.
-    """
-
-    def __init__(
-        self, dataset: Sequences, *, global_batch_size: int, micro_batch_size: int, data_rank: int, data_size: int
-    ) -> None:
-        self._dataset = dataset
-        self._global, self._micro = global_batch_size, micro_batch_size
-        self._rank, self._size = data_rank, data_size
-
-    def step(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of a training step, from 0; the data repeats epoch after epoch."""
-        first = step * self._global
-        self._dataset.prepare(first, first + self._global - 1)
-        return [Batch.of([self._dataset.sample(i) for i in indices]) for indices in self._indices(first)]
-
-    def once(self, step: int) -> list[Batch]:
-        """As :meth:`step`, for one pass: past the split's end there are masked samples."""
-        self._dataset.prepare(0, self._dataset.per_epoch - 1)
-        take = lambda i: self._dataset.sample(i) if i < self._dataset.per_epoch else self._dataset.nothing()  # noqa: E731
-        return [Batch.of([take(i) for i in indices]) for indices in self._indices(step * self._global)]
-
-    def passes(self) -> int:
-        """Global batches that one pass over the split takes."""
-        return -(-self._dataset.per_epoch // self._global)
-
-    def _indices(self, first: int) -> list[range]:
-        starts = range(first + self._rank * self._micro, first + self._global, self._size * self._micro)
-        return [range(start, start + self._micro) for start in starts]
+        epoch, place = divmod(index, self.per_epoch)
+        documents, bounds, skipped = self._indices.epoch(epoch).span(place, self._length)
+        ids = np.empty(self._length + 1, dtype=np.int64)
+        ends = bounds.tolist()
+        for number, document in enumerate(documents.tolist()):
+            shard = bisect_right(self._firsts, document) - 1
+            tokens, begin, end = self._tokens[shard], ends[number], ends[number + 1]
+            at = int(self._offsets[shard][document - self._firsts[shard]]) // tokens.itemsize + skipped
+            ids[begin:end] = tokens[at : at + end - begin]
+            skipped = 0  # only the first document may begin before the sequence
+        return ids, bounds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..data.manifest import Manifest
+    from ..data.prepared import Prepared
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank = os.environ.get("RANK", "0")
     given = list(sys.argv[1:] if arguments is None else arguments)
     given = [argument for argument in given if not argument.startswith("--local_rank")]
-    checked: list[tuple[Config, Manifest]] = []
+    checked: list[tuple[Config, Prepared]] = []
 
     def check() -> None:
         if not given or given[0].startswith("-"):

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import Config
-from ..data.dataset import Loader
-from ..data.manifest import Manifest
+from ..data.loader import Loader
+from ..data.prepared import Prepared
 from ..parallel.cpu_compat import device, on_gpu
 from ..parallel.engine import Engine
 from ..parallel.groups import Groups
@@ -25,15 +25,15 @@ from .step import StepMetrics, TrainStep
 
 
 class TrainState:
-    """Where a run is: optimizer steps taken, and labels they saw. Reading the labels waits for the device."""
+    """Where a run is: optimizer steps taken, samples and labels they saw. Reading the labels waits for the device."""
 
-    def __init__(self, step: int = 0, tokens: int = 0) -> None:
-        self.step = step
+    def __init__(self, step: int = 0, samples: int = 0, tokens: int = 0) -> None:
+        self.step, self.samples = step, samples
         self._tokens, self._new = tokens, torch.zeros((), dtype=torch.float64, device=device())
 
-    def advance(self, tokens: Tensor) -> None:
-        """One step more, with so many labels."""
-        self.step += 1
+    def advance(self, samples: int, tokens: Tensor) -> None:
+        """One step more, with so many samples and labels."""
+        self.step, self.samples = self.step + 1, self.samples + samples
         self._new += tokens
 
     @property
@@ -48,14 +48,14 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        manifest: Manifest,
+        prepared: Prepared,
         groups: Groups,
         engine: Engine,
         loader: Loader,
         folder: RunFolder,
         callbacks: Sequence[Callback],
     ) -> None:
-        self.config, self.manifest, self.groups, self.engine, self.folder = config, manifest, groups, engine, folder
+        self.config, self.prepared, self.groups, self.engine, self.folder = config, prepared, groups, engine, folder
         self.state = TrainState()
         self.summary: Record = {}
         self._loader, self.callbacks = loader, callbacks
@@ -67,6 +67,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step, or until a stop is requested."""
         with ExitStack() as closing:
+            closing.callback(self._loader.close)
             for callback in self.callbacks:
                 closing.callback(callback.close)
                 callback.on_start(self)
@@ -84,9 +85,9 @@ class Trainer:
     def _step(self) -> Record | None:
         """Take a step; return what the metrics say of it, if it is one that they speak of."""
         started, step = time.perf_counter(), self.state.step + 1
-        batches = self._loader.step(self.state.step)
+        batches = self._loader.batches(self.state.samples)
         metrics, self._stopping = self._take_step(step, batches, self._stop_requested)
-        self.state.advance(metrics.tokens)
+        self.state.advance(self.config.train.global_batch_size, metrics.tokens)
         due = step % self.config.log.interval == 0 or step == self.config.train.steps
         record = self._record(metrics) if due else None  # reads from the device, so that the time below is that of its work
         self._timed_steps += 1
@@ -121,11 +122,12 @@ class Trainer:
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights, optimizer and random numbers: plain values, equal on all ranks."""
         callbacks = {type(callback).__name__: callback.state() for callback in self.callbacks}
-        return {"step": self.state.step, "tokens": self.state.tokens, "callbacks": callbacks}
+        state = {"step": self.state.step, "samples": self.state.samples, "tokens": self.state.tokens}
+        return {**state, "callbacks": callbacks}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Take a snapshot back. A callback that was not there when it was made begins anew."""
-        self.state = TrainState(snapshot["step"], snapshot["tokens"])
+        self.state = TrainState(snapshot["step"], snapshot["samples"], snapshot["tokens"])
         for callback in self.callbacks:
             if (name := type(callback).__name__) in snapshot["callbacks"]:
                 callback.restore(snapshot["callbacks"][name])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config, parse_config
-from ..data.manifest import Manifest, read_manifest
+from ..data.prepared import Prepared, read_prepared
 from ..errors import Problem, UserError, raise_if_any
 from .run_card import run_card, run_identity
 from .run_folder import RunFolder, differences
@@ -21,43 +21,40 @@ if TYPE_CHECKING:
     from .loop import Trainer
 
 
-def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config, Manifest]:
+def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config, Prepared]:
     """Check config, data, world size and run folder together, before anything is imported, started or written.
 
     Raises:
         UserError: everything that is wrong, at once.
     """
     config, problems = parse_config(path, overrides, world_size=world_size)
-    manifest: Manifest | None = None
+    prepared: Prepared | None = None
     if config is not None:
         folder = RunFolder(config.run.dir)
         try:
-            manifest = read_manifest(Path(config.data.path).expanduser())
-            problems += data_problems(config, manifest)
+            prepared = read_prepared(config.data)
+            problems += data_problems(config, prepared)
         except UserError as error:
             problems += error.problems
         try:
             folder.check()
-            if manifest and not problems:
-                problems += _resume_problems(folder, config, run_identity(config, manifest, world_size))
+            if prepared and not problems:
+                problems += _resume_problems(folder, config, run_identity(config, prepared, world_size))
         except UserError as error:
             problems += error.problems
     raise_if_any(problems)
     assert config is not None
-    assert manifest is not None
-    return config, manifest
+    assert prepared is not None
+    return config, prepared
 
 
-def data_problems(config: Config, manifest: Manifest) -> Iterator[Problem]:
+def data_problems(config: Config, prepared: Prepared) -> Iterator[Problem]:
     """What of the config does not fit the prepared data."""
-    vocabulary = manifest.tokenizer.vocab_size
+    vocabulary = prepared.tokenizer.vocab_size
     if vocabulary > config.model.vocab_size:
-        why = f"the tokenizer of {config.data.path} has {vocabulary} entries"
+        why = f"the tokenizer of {prepared.where} has {vocabulary} entries"
         yield Problem("model.vocab_size", str(config.model.vocab_size), why, f"set model.vocab_size={vocabulary} or more")
-    for split in ("train", "validation"):
-        if manifest.tokens(split) <= config.train.sequence_length:
-            why = f"the {split} split of {config.data.path} has only {manifest.tokens(split)} tokens"
-            yield Problem("train.sequence_length", str(config.train.sequence_length), why, "shorten it or prepare more text")
+    yield from prepared.problems(config.train.sequence_length)
 
 
 def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]) -> Iterator[Problem]:
@@ -72,7 +69,7 @@ def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]
         why = "it holds a run, and run.resume is never"
         yield Problem("run.dir", str(folder.path), why, "choose another run.dir or set run.resume=auto")
         return
-    free = ("run.", "log.", "checkpoint.", "evaluate.", "data.path")  # what may change without changing the curve
+    free = ("run.", "log.", "checkpoint.", "evaluate.", "data.path", "data.index_cache")  # none of them changes the curve
     found = [entry for entry in differences(folder.read_config(), config.to_dict()) if not entry[0].startswith(free)]
     if folder.latest_checkpoint():  # data and world are known by what they are, from the card
         was = folder.read_card()
@@ -88,7 +85,7 @@ def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]
 _DATA_HASHES = {"the data": "hash", "its tokenizer": "tokenizer"}
 
 
-def run(config: Config, manifest: Manifest, world: World) -> int:
+def run(config: Config, prepared: Prepared, world: World) -> int:
     """Train, or go on training, what ``config`` describes. Returns the process's exit code.
 
     Raises:
@@ -110,13 +107,13 @@ def run(config: Config, manifest: Manifest, world: World) -> int:
         if world.rank == 0:
             held.enter_context(folder.claim(config.to_yaml()))
         with model_parallel(config.parallel, config.train.seed) as groups:
-            trainer = build_trainer(config, manifest, groups)
+            trainer = build_trainer(config, prepared, groups)
             if latest:
                 from .checkpoint import load_checkpoint
 
                 trainer.restore(load_checkpoint(folder, trainer.engine, latest))
             if groups.first:
-                folder.begin(run_card(config, manifest, world.size), trainer.state.step)
+                folder.begin(run_card(config, prepared, world.size), trainer.state.step)
             trainer.run()
             trainer.engine.close()
     return 0
@@ -150,14 +147,16 @@ def build_engine(config: Config, groups: Groups, prepare_module: Callable[[nn.Mo
 
 
 def build_trainer(
-    config: Config, manifest: Manifest, groups: Groups, prepare_module: Callable[[nn.Module], None] = lambda module: None
+    config: Config, prepared: Prepared, groups: Groups, prepare_module: Callable[[nn.Module], None] = lambda module: None
 ) -> Trainer:
     """Model, engine, data and callbacks of a run on this rank; ``prepare_module`` as for :func:`build_engine`."""
     import torch
 
-    from ..data.dataset import Loader, SequenceDataset
+    from ..data.dataset import SequenceDataset
+    from ..data.loader import Loader
     from ..data.manifest import SplitName
     from ..data.tokenizer import token_bytes
+    from ..parallel.cpu_compat import on_gpu
     from .callbacks.audit import ReplicaAudit
     from .callbacks.checkpoint import Checkpoint, StopOnSignal
     from .callbacks.console import Console
@@ -167,22 +166,33 @@ def build_trainer(
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
     from .loop import Trainer
 
-    train, log = config.train, config.log
-    folder, data = RunFolder(config.run.dir), Path(config.data.path).expanduser()
+    train, log, data = config.train, config.log, config.data
+    folder = RunFolder(config.run.dir)
+    cache = Path(data.index_cache).expanduser() if data.index_cache else folder.index_cache
 
     def loader(split: SplitName, seed: int) -> Loader:
-        sequences = SequenceDataset(data, manifest, split, train.sequence_length, seed, folder.index_cache)
+        sequences = SequenceDataset(
+            prepared,
+            split,
+            train.sequence_length,
+            seed,
+            cache,
+            document_mask=data.document_mask,
+            loss_on_end_of_document=data.loss_on_end_of_document,
+        )
         return Loader(
             sequences,
             global_batch_size=train.global_batch_size,
             micro_batch_size=train.micro_batch(groups.data_size),
             data_rank=groups.data_rank,
             data_size=groups.data_size,
+            ahead=1,
+            pin=on_gpu(),
         )
 
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
     engine = build_engine(config, groups, prepare_module)
-    sizes = torch.from_numpy(token_bytes(data, manifest.tokenizer))
+    sizes = torch.from_numpy(token_bytes(prepared.folders[0], prepared.tokenizer))
     callbacks = [
         ReplicaAudit(train.replica_audit),  # before anything is kept of a model whose copies differ
         NormSteps(),  # early, so that an evaluation sees the norms of the step it stands before, resumed or not
@@ -197,4 +207,4 @@ def build_trainer(
         Console() if log.console else None,  # the last to speak, when everything it speaks of is done
     ]
     chosen = [callback for callback in callbacks if callback]
-    return Trainer(config, manifest, groups, engine, loader("train", train.seed), folder, chosen)
+    return Trainer(config, prepared, groups, engine, loader("train", train.seed), folder, chosen)

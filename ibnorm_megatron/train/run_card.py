@@ -13,13 +13,13 @@ from typing import Any
 
 from .. import __version__
 from ..config import Config
-from ..data.manifest import Manifest
+from ..data.prepared import Prepared
 from ..plugins import plugin_hashes
 
 _LIBRARIES = ("torch", "megatron-core", "deepspeed", "sentencepiece", "datasets", "numpy")
 
 
-def run_card(config: Config, manifest: Manifest, world_size: int) -> dict[str, Any]:
+def run_card(config: Config, prepared: Prepared, world_size: int) -> dict[str, Any]:
     """All of :func:`run_identity`, and the versions, commit and hardware it runs with; plain values."""
     return {
         "ibnorm_megatron": __version__,
@@ -28,11 +28,11 @@ def run_card(config: Config, manifest: Manifest, world_size: int) -> dict[str, A
         "libraries": {name: version(name) for name in _LIBRARIES},
         "hardware": _hardware(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **run_identity(config, manifest, world_size),
+        **run_identity(config, prepared, world_size),
     }
 
 
-def run_identity(config: Config, manifest: Manifest, world_size: int) -> dict[str, Any]:
+def run_identity(config: Config, prepared: Prepared, world_size: int) -> dict[str, Any]:
     """Layout, hashes, seed and sizes of a run: what stays the same wherever it goes on. Imports no torch."""
     layout, train = config.parallel, config.train
     return {
@@ -52,11 +52,11 @@ def run_identity(config: Config, manifest: Manifest, world_size: int) -> dict[st
         "parameters": config.model.num_params(),
         "tokens": train.steps * train.tokens_per_step(),
         "data": {
-            "hash": manifest.content_hash(),
-            "tokenizer": manifest.tokenizer.hash,
-            "train_tokens": manifest.tokens("train"),
-            "validation_tokens": manifest.tokens("validation"),
-            "unigram_entropy": manifest.unigram_entropy,
+            "hash": prepared.content_hash(),
+            "tokenizer": prepared.tokenizer.hash,
+            "train_tokens": prepared.tokens("train"),
+            "validation_tokens": prepared.tokens("validation"),
+            "unigram_entropy": prepared.unigram_entropy(),
         },
     }
 

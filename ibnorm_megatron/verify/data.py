@@ -15,7 +15,7 @@ _BEGINS = (0.05, 0.0, 0.5, 0.1, 1.0)
 
 
 class MadeSequences:
-    """What :class:`ibnorm_megatron.data.dataset.Loader` reads: sample ``i`` depends on the seed and ``i`` alone.
+    """What :class:`ibnorm_megatron.data.loader.Loader` reads: sample ``i`` depends on the seed and ``i`` alone.
 
     Args:
         sequence_length: tokens a sequence.
@@ -29,9 +29,6 @@ class MadeSequences:
 
     def __init__(self, sequence_length: int, vocab_size: int, seed: int, *, documents: bool = False) -> None:
         self._length, self._vocab_size, self._seed, self._documents = sequence_length, vocab_size, seed, documents
-
-    def prepare(self, first: int, last: int) -> None:
-        """There is nothing to read."""
 
     def sample(self, index: int) -> dict[str, Tensor]:
         """tokens, labels, position_ids (int64), loss_mask (float32) and, if asked for, documents (int32), each

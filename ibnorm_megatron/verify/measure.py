@@ -12,7 +12,7 @@ import xxhash
 from torch import Tensor, nn
 
 from ..config import Config
-from ..data.dataset import Loader
+from ..data.loader import Loader
 from ..model.norm_slots import norms_of
 from ..parallel.engine import Engine
 from ..parallel.groups import Groups, model_parallel
@@ -107,7 +107,7 @@ def _train(engine: Engine, config: Config, groups: Groups, choose_eps: bool, doc
     measured.initial = logical(engine.weight)
     tell_norms(module, 0, train.steps)
     for step in range(1, train.steps + 1):
-        metrics, _ = take_step(step, loader.step(step - 1))
+        metrics, _ = take_step(step, loader.batches((step - 1) * train.global_batch_size))
         tell_norms(module, step, train.steps)
         measured.losses.append(metrics.loss())
         measured.grad_norms.append(metrics.grad_norm())

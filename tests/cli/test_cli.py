@@ -14,6 +14,7 @@ from ibnorm_megatron.cli import COMMANDS, main
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.train import main as train
 
+from ..data.making import documents, make
 from ..distributed import ROOT, command
 
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
@@ -318,6 +319,23 @@ def test_dry_run_compares_with_prepared_data_as_train_does(
     assert not {"torch", "deepspeed", "megatron"} & _imported(*fitting)
 
 
+def test_dry_run_shows_every_corpus_with_its_weight_and_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    contents = {"train": [documents(60, longest=40)], "validation": [documents(40, longest=40, seed=1)]}
+    folders = [
+        make(tmp_path / name, {name: {**contents, "train": [documents(60, first, 40)]}})
+        for name, first in (("web", 1), ("code", 3000))
+    ]
+    given = ["dry-run", "configs/tiny_llama.yaml", f"data.path=[{folders[0]}, {folders[1]}]", "model.vocab_size=50000"]
+    assert main(given) == 0
+    assert "all documents are permuted together" in capsys.readouterr().out
+    assert main([*given, "data.weights={web: 3, code: 1}"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"web +│ +60 │ +[\d,]+ │ +3 │ +75.00 % │ +[\d.]+", shown), shown
+    assert re.search(r"code +│ +60 │ +[\d,]+ │ +1 │ +25.00 % │ +[\d.]+", shown), shown
+    assert main([*given, "data.weights={web: 3}"]) == 2
+    assert "data.weights is {'web': 3.0}: code has none" in capsys.readouterr().err
+
+
 def test_overrides_may_follow_options(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["dry-run", "configs/tiny_llama.yaml", "data.path=nowhere", "--world-size", "2", "train.steps=77"]
     assert main(given) == 0
@@ -373,7 +391,7 @@ OPTIONS = {
     "init_std scale_residual_init",
     "parallel": "tensor sequence pipeline virtual_pipeline context context_method recompute zero_stage offload_optimizer "
     "deepspeed",
-    "data": "path",
+    "data": "path weights document_mask loss_on_end_of_document index_cache",
     "train": "steps sequence_length global_batch_size micro_batch_size seed precision lr min_lr_ratio schedule warmup_fraction "
     "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip replica_audit",
     "evaluate": "interval batches",

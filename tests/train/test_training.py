@@ -225,7 +225,8 @@ def test_a_run_is_not_resumed_as_another(
     torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, "train.steps=2"))
     shutil.copytree(prepared, changed)
     manifest = json.loads((changed / "manifest.json").read_text())
-    manifest["splits"]["validation"][0]["text_bytes"] += 1
+    manifest["corpora"][0]["splits"]["validation"][0]["text_bytes"] += 1
+    evenly = "{" + ", ".join(f"'{corpus['name']}': 1" for corpus in manifest["corpora"]) + "}"
     (changed / "manifest.json").write_text(json.dumps(manifest))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for world, overrides, says in [
@@ -234,12 +235,33 @@ def test_a_run_is_not_resumed_as_another(
         (1, ["train.steps=2", "run.resume=never"], ["run.resume is never"]),
         (2, ["train.steps=2"], ["the world size is 2: the run in", "was begun with 1"]),
         (1, ["train.steps=2", f"data.path={changed}"], ["the hash of the data is"]),
+        (1, ["train.steps=2", f"data.weights={evenly}"], ["data.weights"]),
+        (1, ["train.steps=2", "data.document_mask=true", "data.index_cache=x"], ["data.document_mask is True"]),
+        (1, ["train.steps=2", "data.loss_on_end_of_document=false"], ["data.loss_on_end_of_document is False"]),
     ]:
         monkeypatch.setenv("WORLD_SIZE", str(world))
         assert main(_arguments(prepared, run, *overrides)) == 2
         errors = capsys.readouterr().err
         assert all(text in errors for text in says), errors
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_weights_and_an_index_cache_of_its_own_train_and_resume(tmp_path: Path, prepared: Path) -> None:
+    """A stopped run goes on at its sample; another folder of the same data and another cache are the same run."""
+    names = [corpus["name"] for corpus in json.loads((prepared / "manifest.json").read_text())["corpora"]]
+    weights = "{" + ", ".join(f"'{name}': {number}" for number, name in enumerate(names, start=1)) + "}"
+    common = [f"data.weights={weights}", "train.steps=8", "checkpoint.interval=3", "data.loss_on_end_of_document=false"]
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    torchrun(1, "-m", TARGET, *_arguments(prepared, whole, *common))
+    assert RunFolder(whole).read_summary()["tokens"] < 8 * 8 * 64, "ends of documents do not count"
+    shutil.copytree(whole, halved)
+    (halved / "checkpoints" / "latest").write_text("step-00000006")
+    (halved / "summary.json").unlink()
+    moved = shutil.copytree(prepared, tmp_path / "moved")
+    torchrun(1, "-m", TARGET, *_arguments(moved, halved, *common, f"data.index_cache={tmp_path / 'cache'}"))
+    assert _curve(halved) == _curve(whole)
+    assert len(list((tmp_path / "cache").glob("*-train-64"))) == len(names)
 
 
 def test_metrics_keep_every_digit(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ibnorm_megatron.config import load_config
-from ibnorm_megatron.data.manifest import read_manifest
+from ibnorm_megatron.data.prepared import read_prepared
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
@@ -43,7 +43,7 @@ def main() -> None:
         for name, (weight, *given) in json.loads(Path(sys.argv[1]).read_text()).items():
             config = load_config(given[0], given[1:], world_size=world.size)
             with model_parallel(config.parallel, config.train.seed) as groups:
-                trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups)
+                trainer = build_trainer(config, read_prepared(config.data), groups)
                 trainer.callbacks = [_Damage(weight), ReplicaAudit(config.train.replica_audit)]
                 try:
                     trainer.run()

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ibnorm_megatron.config import Config, load_config
-from ibnorm_megatron.data.manifest import read_manifest
+from ibnorm_megatron.data.prepared import read_prepared
 from ibnorm_megatron.model.norm_slots import norms_of
 from ibnorm_megatron.parallel import engine as engines
 from ibnorm_megatron.parallel.engine import Engine
@@ -69,7 +69,7 @@ def _train(config: Config, groups: Groups, weights: dict[str, torch.Tensor] | No
         if weights:
             _start_from(weights, module, config, groups)
 
-    trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups, prepare_module=prepare)
+    trainer = build_trainer(config, read_prepared(config.data), groups, prepare_module=prepare)
     recorder = _Recorder()
     trainer.callbacks = [NormSteps(), recorder]
     gradients: dict[str, torch.Tensor] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ibnorm_megatron.config import load_config
-from ibnorm_megatron.data.manifest import read_manifest
+from ibnorm_megatron.data.prepared import read_prepared
 from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.callbacks.norms import NormSteps
@@ -30,7 +30,7 @@ def main() -> None:
         for name, (path, *overrides) in cases.items():
             config = load_config(path, overrides, world_size=world.size)
             with model_parallel(config.parallel, config.train.seed) as groups:
-                trainer = build_trainer(config, read_manifest(Path(config.data.path)), groups)
+                trainer = build_trainer(config, read_prepared(config.data), groups)
                 count = CountStep(3)
                 trainer.callbacks = [NormSteps(), count]
                 trainer.run()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from ...data.dataset import Loader
+from ...data.loader import Loader
 from ...parallel.cpu_compat import device
 from ..step import inputs, own_share
 from .base import Callback, Record
@@ -30,17 +30,20 @@ class Evaluate(Callback):
 
     def __init__(self, loader: Loader, token_bytes: torch.Tensor, interval: int, batches: int) -> None:
         self._loader, self._token_bytes = loader, token_bytes
-        self._interval, self._batches = interval, min(batches, loader.passes())
+        self._interval, self._batches = interval, batches
 
     def after_step(self, trainer: Trainer) -> None:
         step, last = trainer.state.step, trainer.config.train.steps
         if step == last or (self._interval and step % self._interval == 0):
             trainer.notify_evaluation({"step": step, **self._evaluate(trainer)})
 
+    def close(self) -> None:
+        self._loader.close()
+
     def _evaluate(self, trainer: Trainer) -> Record:
         sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
-        for step in range(self._batches):
-            batches = [own_share(batch, trainer.groups) for batch in self._loader.once(step)]
+        for whole in self._loader.one_pass(self._batches):
+            batches = [own_share(batch, trainer.groups) for batch in whole]
             sums[0] += trainer.engine.evaluate([inputs(batch) for batch in batches]).cpu()
             sums[1] += sum(batch.num_tokens for batch in batches)
             sums[2] += sum(float((self._token_bytes[batch.labels] * batch.loss_mask).sum()) for batch in batches)

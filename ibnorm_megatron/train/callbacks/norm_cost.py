@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ...data.dataset import Loader
+from ...data.loader import Loader
 from ...model.compiled import uncompiled
 from ...model.norm_slots import norms_of
 from ...model.spec import norm_slots

@@ -53,7 +53,7 @@ class Summary(Callback):
             norm=config.model.norm_label(),
             step=trainer.state.step,
             tokens=trainer.state.tokens,
-            unigram_entropy=trainer.manifest.unigram_entropy,
+            unigram_entropy=trainer.prepared.unigram_entropy(),
             seconds=self._seconds(),
         )
         trainer.folder.write_summary(summary)
