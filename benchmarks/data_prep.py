@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.data_prep --out benchmarks/results/data_prep
     OMP_NUM_THREADS=1 python -m benchmarks.data_prep --hostile 2000 --out benchmarks/results/data_prep_memory
 
-Text is the Python standard library, tests included, unless ``--text`` names JSON lines. Every way encodes the same documents with
-the same sentencepiece model, in processes of its own; what is compared is megabytes a second of CPU time, in all its processes, in
-the same round. Ids have to be the same, document for document.
+Text is the Python standard library, tests included, unless ``--text`` names JSON lines. Every way encodes the same documents
+with the same sentencepiece model, in processes of its own; what is compared is megabytes a second of CPU time, in all its
+processes, in the same round. Ids have to be the same, document for document.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def compare(given: argparse.Namespace) -> list[list[str]]:
         if text is None:
             text = model / "text.jsonl"
             standard_library(text)
-        documents = [json.loads(line)["text"] for line in open(text)]
+        documents = [json.loads(line)["text"] for line in text.read_text().splitlines()]
         size = sum(len(document.encode()) for document in documents) / 1e6
         record = train_tokenizer(documents, model, TokenizerConfig(vocab_size=given.vocab_size))
         (model / "record").write_text(record.model_dump_json())
@@ -157,7 +157,7 @@ def compare(given: argparse.Namespace) -> list[list[str]]:
             for way in WAYS:
                 arguments = [sys.executable, "-m", "benchmarks.data_prep", "--measure", way, "--text", str(text)]
                 arguments += ["--model", str(model), "--workers", str(given.workers)]
-                done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+                done = subprocess.run(arguments, capture_output=True, text=True, check=False)  # noqa: S603
                 if done.returncode:
                     raise SystemExit(done.stderr)
                 found[way].append(json.loads(done.stdout.splitlines()[-1]))
@@ -193,7 +193,7 @@ def hostile(given: argparse.Namespace) -> list[list[str]]:
         code = "import sys; from ibnorm_megatron.cli import main; sys.exit(main())"
         arguments = [sys.executable, "-c", code, "prepare", *map(str, sources), "--out", str(folder / "out")]
         begin = time.perf_counter()
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603
             [*arguments, "--vocab-size", "8000", "--workers", str(given.workers)], stdout=subprocess.PIPE
         )
         peaks: dict[int, int] = {}

@@ -18,7 +18,7 @@ import numpy as np
 import sentencepiece
 
 from ibnorm_megatron.data.manifest import Tokenizer
-from ibnorm_megatron.data.tokenizer import SPACE, token_bytes
+from ibnorm_megatron.data.tokenizer import SPACE, token_bytes, token_texts
 from ibnorm_megatron.errors import Problem, UserError
 
 #: Characters of a run at most, about; and of a stretch without a place where it can end.
@@ -68,7 +68,7 @@ def load_encoder(folder: Path, tokenizer: Tokenizer, wanted: str = "sentencepiec
     if wanted != "sentencepiece":
         return _compared(wanted, path, reference, sizes, sample)
     if has_letter_boundaries(reference):
-        return WordCache(reference)
+        return WordCache(reference, token_texts(folder, tokenizer))
     return _Checked(_with_spaces_as_bytes(reference, lambda text: reference.encode(text)), sizes, reference.decode)
 
 
@@ -111,12 +111,16 @@ _UNITS = re.compile(r"[ \n\t]*(?:[A-Za-z]+|[^ \n\tA-Za-z]+)|[ \n\t]+")
 class WordCache:
     """sentencepiece's ids of a BPE model with letter boundaries, each unit encoded once and remembered.
 
-    Every unit is decoded again when it is encoded first, so every document is known to come back. A unit of more than
+    Every unit is turned back into text when it is encoded first, so every document is known to come back. A unit of more than
     2^17 characters is cut: its ids are then those of its parts.
+
+    Args:
+        processor: the model.
+        texts: the bytes that each token stands for.
     """
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
-        self._processor, self._bytes = processor, _byte_ids(processor)
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, texts: Sequence[bytes]) -> None:
+        self._processor, self._texts, self._bytes = processor, texts, _byte_ids(processor)
         wide = processor.vocab_size() > 1 << 16
         self._code, self._dtype = ("i", np.dtype(np.int32)) if wide else ("H", np.dtype(np.uint16))
         self._known: dict[str, bytes] = {}
@@ -142,9 +146,10 @@ class WordCache:
         for unit in units.difference(plain):
             parts = (unit[begin : begin + _STRETCH] for begin in range(0, len(unit), _STRETCH))
             encoded[unit] = [i for part in parts for i in _encode_with_space_sign(self._processor, self._bytes, part)]
-        for (unit, ids), decoded in zip(encoded.items(), self._processor.decode(list(encoded.values())), strict=True):
-            if decoded != unit:
-                raise _cannot(unit, decoded)
+        texts = self._texts
+        for unit, ids in encoded.items():
+            if b"".join([texts[i] for i in ids]) != unit.encode("utf-8"):
+                raise _cannot(unit, self._processor.decode(ids))
             self._known[unit] = array(self._code, ids).tobytes()
 
 
