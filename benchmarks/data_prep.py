@@ -239,8 +239,8 @@ def _solid() -> Iterator[str]:
 
 
 def _giants() -> Iterator[str]:
-    while True:  # rows of 100 MB
-        yield json.dumps({"text": "a giant document of many words " * 3_300_000}) + "\n"
+    while True:  # rows of 66 MB, of four bytes a character in memory
+        yield json.dumps({"text": "a giant document of many words \U0001f642 " * 1_830_000}, ensure_ascii=False) + "\n"
 
 
 def _tiny() -> Iterator[str]:

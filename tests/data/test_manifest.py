@@ -70,7 +70,10 @@ def _corpora(change: Callable[[list], object]) -> Callable[[Path], None]:
     [
         (lambda folder: (folder / MANIFEST).unlink(), "there is no prepared data there"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "manifest.json in .* is not valid"),
-        (lambda folder: _edit_manifest(folder, lambda m: m.update(version=1)), "not valid: version"),
+        (
+            lambda folder: _edit_manifest(folder, lambda m: m.update(version=1)),
+            "the version of manifest.json .* is 1: this program reads version 2",
+        ),
         (lambda folder: _edit_manifest(folder, lambda m: m.update(extra=1)), "extra"),
         (_splits(lambda splits: splits["train"][0].update(name="../x")), "name"),
         (_splits(lambda splits: splits.pop("validation")), "the validation split holds no document"),
