@@ -22,8 +22,8 @@ from ibnorm_megatron.errors import Problem, UserError
 from .recipe import SourceConfig
 from .sources import Part, Source
 
-#: No JSON line, page or row longer than this many bytes is read. Python takes four bytes a character if one of them is an emoji,
-#: and holds the line, the row and its bytes at once: with twice as much a worker would need more than a gigabyte.
+#: No JSON line, page or row longer than this many bytes is read. Python takes four bytes a character if one of them is an
+#: emoji, and holds the line, the row and its bytes at once: with twice as much a worker would need more than a gigabyte.
 LONGEST_ROW = 64 << 20
 
 #: A line of plain text that is longer than this many bytes is cut.

@@ -21,7 +21,7 @@ import yaml
 from ibnorm_megatron.train import main
 from ibnorm_megatron.train.run_folder import RunFolder
 
-from ..conftest import VOCABULARY
+from ..conftest import VOCABULARY, prepare_folder
 from ..distributed import ROOT, command, environment, torchrun
 
 TARGET = "ibnorm_megatron.train"
@@ -262,6 +262,47 @@ def test_weights_and_an_index_cache_of_its_own_train_and_resume(tmp_path: Path, 
     torchrun(1, "-m", TARGET, *_arguments(moved, halved, *common, f"data.index_cache={tmp_path / 'cache'}"))
     assert _curve(halved) == _curve(whole)
     assert len(list((tmp_path / "cache").glob("*-train-64"))) == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["tiny_llama", "tiny_gpt2"])
+def test_documents_apart_train_the_same_in_every_layout(tmp_path: Path, text_sources: list[str], config: str) -> None:
+    """From shards to losses: attention, positions and labels that keep to documents, on one process and on two."""
+    (tmp_path / "short.jsonl").write_text(
+        "".join(
+            json.dumps({"text": paragraph[:200]}) + "\n"
+            for source in text_sources
+            for file in sorted(Path(source).glob("*.py"))
+            for paragraph in file.read_text().split("\n\n")
+        )
+    )
+    prepared = tmp_path / "data"
+    prepare_folder([str(tmp_path / "short.jsonl")], prepared, VOCABULARY)
+    sizes = [
+        "train.steps=6",
+        "train.global_batch_size=4",
+        "train.micro_batch_size=2",
+        "evaluate.batches=2",
+        "evaluate.interval=6",
+    ]
+    apart = [*sizes, "data.document_mask=true", "data.loss_on_end_of_document=false"]
+    curves, counted = {}, {}
+    for name, processes, overrides in (
+        ("joined", 1, sizes),
+        ("one", 1, apart),
+        ("tp2", 2, [*apart, "parallel.tensor=2", "parallel.sequence=true"]),
+        ("cp2", 2, [*apart, "parallel.context=2", "parallel.recompute=full"]),
+    ):
+        torchrun(processes, "-m", TARGET, *_arguments(prepared, tmp_path / name, *overrides, config=config))
+        curves[name] = [loss for loss, _ in _curve(tmp_path / name).values()]
+        records = RunFolder(tmp_path / name).read_metrics()
+        counted[name] = [record["tokens"] for record in records if "loss" in record]
+        curves[name].append(next(record["val_loss"] for record in records if "val_loss" in record))
+    assert curves["tp2"] == pytest.approx(curves["one"], rel=1e-5)
+    assert curves["cp2"] == pytest.approx(curves["one"], rel=1e-5)
+    assert curves["joined"] != pytest.approx(curves["one"], rel=1e-4)
+    assert counted["one"] == counted["tp2"] == counted["cp2"]
+    assert counted["one"][-1] < counted["joined"][-1] == 6 * 4 * 64
 
 
 def test_metrics_keep_every_digit(tmp_path: Path) -> None:
