@@ -137,7 +137,7 @@ class _Preparation:
             for left in self._partial.rglob(".*.tmp-*"):  # what a kill left
                 left.unlink(missing_ok=True)
         keep_plan(self._work.side, self._recipe, self._work.sources)
-        if (self._partial / MANIFEST).exists():
+        if (self._partial / MANIFEST).exists():  # killed between the manifest and its name; the plan may be gone already
             return self._name()
         if stage in ("all", "tokenizer"):
             self._tokenize()
@@ -260,6 +260,9 @@ class _Preparation:
     def _name(self) -> Manifest:
         """Take away what only the work needed, and give the folder its name."""
         manifest = read_manifest(self._partial)
+        if manifest.recipe_hash != self._recipe.hash():
+            why, mend = f"{self._partial} holds what another recipe made", "remove it, or choose another folder"
+            raise UserError(Problem("--out", str(self._options.out), why, mend))
         shutil.rmtree(self._work.side, ignore_errors=True)
         for left in self._partial.glob(".*.tmp-*"):
             left.unlink()

@@ -198,6 +198,21 @@ def test_a_bad_byte_late_does_not_lose_what_is_done(tmp_path: Path) -> None:
     assert set(done) < {path.name for path in out.glob("*.bin")}
 
 
+def test_killed_before_it_has_its_name_only_the_same_recipe_names_it(tmp_path: Path, text_sources: list[str]) -> None:
+    values = {"sources": [{"path": text_sources[0]}], "tokenizer": {"vocab_size": 400}, "validation_fraction": 0.2}
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    manifest = prepare(Options(make_recipe(values), out, 1))
+    for plan in (True, False):
+        out.rename(partial)
+        if plan:
+            (partial / "work").mkdir()
+        with pytest.raises(UserError, match="holds what another recipe made; remove it"):
+            prepare(Options(make_recipe({**values, "test_fraction": 0.1}), out, 1))
+        (partial / "work" / "plan").unlink()
+        assert prepare(Options(make_recipe(values), out, 1)) == manifest
+        assert not (out / "work").exists()
+
+
 def test_two_at_a_time_are_refused(tmp_path: Path, recipe: Path) -> None:
     first = _start(recipe, tmp_path / "out")
     deadline = time.monotonic() + 60
