@@ -60,7 +60,7 @@ def load_encoder(folder: Path, tokenizer: Tokenizer, wanted: str = "sentencepiec
     """
     path = folder / tokenizer.file
     if tokenizer.kind == "huggingface":
-        return _Checked(_huggingface(path), token_bytes(folder, tokenizer))
+        return _Checked(_huggingface(path), token_bytes(folder, tokenizer), cuts=_OTHER_CUTS)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(path))
     sizes = token_bytes(folder, tokenizer)
     if not keeps_text(reference):
@@ -69,7 +69,8 @@ def load_encoder(folder: Path, tokenizer: Tokenizer, wanted: str = "sentencepiec
         return _compared(wanted, path, reference, sizes, sample)
     if has_letter_boundaries(reference):
         return WordCache(reference, token_texts(folder, tokenizer))
-    return _Checked(_with_spaces_as_bytes(reference, lambda text: reference.encode(text)), sizes, reference.decode)
+    plain = _with_spaces_as_bytes(reference, lambda text: reference.encode(text))
+    return _Checked(plain, sizes, reference.decode, cuts=_OWN_CUTS)
 
 
 def keeps_text(processor: sentencepiece.SentencePieceProcessor) -> bool:
@@ -128,7 +129,7 @@ class WordCache:
     def runs(self, text: str) -> Iterator[np.ndarray]:
         """As :class:`Encoder` says."""
         known = self._known
-        for run in cut(text):
+        for run in cut(text, _LETTER_CUTS):
             units = _UNITS.findall(run)
             new = set(units).difference(known)
             self._learn(new)
@@ -163,8 +164,10 @@ class _Checked:
         decode: Callable[[list[int]], str] | None = None,
         *,
         whole: bool = False,
+        cuts: Sequence[re.Pattern[str]] = (),
     ) -> None:
-        self._encode, self._sizes, self._decode, self._whole, self._seen = encode, sizes, decode, whole, 0
+        self._encode, self._sizes, self._decode, self._whole, self._cuts = encode, sizes, decode, whole, cuts
+        self._seen = 0
 
     def runs(self, text: str) -> Iterator[np.ndarray]:
         """As :class:`Encoder` says."""
@@ -172,7 +175,7 @@ class _Checked:
         if self._whole and len(text) > _WHOLE:
             why = "this tokenizer changes text where it begins, so a long document cannot be encoded in runs"
             raise UserError(Problem("a document", f"{len(text)} characters long", why, "cut it, or take another tokenizer"))
-        for run in [text] if self._whole else cut(text):
+        for run in [text] if self._whole else cut(text, self._cuts):
             ids = self._encode(run)
             counted = self._sizes is None or int(self._sizes[ids].sum()) == len(run.encode("utf-8"))
             if self._decode and (not counted or self._seen <= _SAMPLE or self._seen % _SAMPLE == 0 or self._sizes is None):
@@ -184,24 +187,27 @@ class _Checked:
             yield ids
 
 
-def cut(text: str) -> Iterator[str]:
-    """A long text in runs that end behind a line that text follows at once, or else before a single space, if there is one.
+#: Where a text may be cut, the better place first: of models that keep text, behind a line's end or before white space, since
+#: newline and tab are symbols and a space only begins a piece; of others behind a line's end, or before a space, with text on
+#: both sides. No entry of a byte-level vocabulary reaches across these.
+_OWN_CUTS = (re.compile(r"\n"), re.compile(r"[^ \n\t](?=[ \n\t])"))
+_OTHER_CUTS = (re.compile(r"\n(?=\S)"), re.compile(r"\S(?= \S)"))
 
-    No entry of a vocabulary reaches across such a line's end: neither of our own models nor of byte-level ones.
-    """
+#: Of models with letter boundaries there is one more.
+_LETTER_CUTS = (*_OWN_CUTS, re.compile(r"[A-Za-z](?=[^A-Za-z])"))
+
+
+def cut(text: str, places: Sequence[re.Pattern[str]]) -> Iterator[str]:
+    """A long text in runs, each of which ends behind a match of the first of ``places`` that has one near enough."""
     begin = 0
     while len(text) - begin > _RUN:
         low, high = begin + _RUN // 2, begin + _RUN
-        end = next((at.end() for at in _LINE_ENDS.finditer(text, low, high)), 0)
-        if not end:
-            end = next((at.start() + 1 for at in _SPACES.finditer(text, low, high)), high)
+        ends = (match.end() for place in places for match in place.finditer(text, low, high))
+        end = next(ends, high)
         yield text[begin:end]
         begin = end
     if begin < len(text):
         yield text[begin:] if begin else text
-
-
-_LINE_ENDS, _SPACES = re.compile(r"\n(?=[^\s])"), re.compile(r"[^\s] (?=[^\s])")
 
 
 def _byte_ids(processor: sentencepiece.SentencePieceProcessor) -> list[int]:
@@ -261,7 +267,7 @@ def _compared(
             pieces = "".join(reference.id_to_piece(i) for i in wanted[max(0, at - 5) : at + 5])
             why = f"it gives other ids than sentencepiece, near {pieces!r} of a sample of the corpus"
             raise UserError(Problem("recipe.tokenizer.encoder", repr(library), why, "leave it out"))
-    return _Checked(encode, sizes, reference.decode)
+    return _Checked(encode, sizes, reference.decode, cuts=_OWN_CUTS)
 
 
 def _is_special(processor: sentencepiece.SentencePieceProcessor, token: int) -> bool:
