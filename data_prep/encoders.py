@@ -185,9 +185,10 @@ class _Checked:
 
 
 def cut(text: str) -> Iterator[str]:
-    """A long text in runs that end behind a line that text follows at once, or else before a single space, if there is one.
+    """A long text in runs that end behind a single line end between text, or else before a single space, if there is one.
 
-    No entry of a vocabulary reaches across such a line's end: neither of our own models nor of byte-level ones.
+    No entry of a vocabulary reaches across such a line's end: neither of our own models nor of byte-level ones. Of several line
+    ends GPT-2's and its like take the last by itself, but not where the text stops behind them.
     """
     begin = 0
     while len(text) - begin > _RUN:
@@ -201,7 +202,7 @@ def cut(text: str) -> Iterator[str]:
         yield text[begin:] if begin else text
 
 
-_LINE_ENDS, _SPACES = re.compile(r"\n(?=[^\s])"), re.compile(r"[^\s] (?=[^\s])")
+_LINE_ENDS, _SPACES = re.compile(r"(?<=[^\s])\n(?=[^\s])"), re.compile(r"[^\s] (?=[^\s])")
 
 
 def _byte_ids(processor: sentencepiece.SentencePieceProcessor) -> list[int]:

@@ -27,7 +27,7 @@ from .cleaning.duplicates import find_duplicates
 from .manifests import make_manifest, write_card
 from .pieces import Piece, PieceReport, Work, pieces_of
 from .plan import keep_plan
-from .recipe import Recipe
+from .recipe import Recipe, is_unicode
 from .sources import Source, find_sources
 from .tokenizer import take_tokenizer, train_tokenizer
 from .workers import run_pieces
@@ -71,6 +71,8 @@ def prepare(options: Options) -> Manifest | None:
         raise UserError(
             Problem("--out", str(options.out), "it exists and is never overwritten", "choose another folder or remove it")
         )
+    if not is_unicode(str(out)):
+        raise UserError(Problem("--out", str(options.out), "its path is not UTF-8", "choose another folder"))
     _check_tasks(options)
     sources = find_sources(options.recipe.sources, options.recipe.names(), options.recipe.piece_bytes)
     partial = out.with_name(out.name + ".partial")

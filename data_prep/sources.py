@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ibnorm_megatron.errors import Problem, UserError, raise_if_any
 
-from .recipe import DEBIAN, PYTHON_STDLIB, SourceConfig
+from .recipe import DEBIAN, PYTHON_STDLIB, SourceConfig, is_unicode
 
 Kind = Literal["text", "html", "json", "parquet", "dataset"]
 
@@ -113,6 +113,8 @@ def find_sources(asked: Sequence[SourceConfig], names: Sequence[str], split_byte
             why = f"it is neither {PYTHON_STDLIB} nor a file, folder or glob of " + kinds
             problems.append(Problem("the source", source.place, why, "give existing files of these kinds, not empty"))
         sources.append(Source(name=name, asked=source, longest=_longest(source, parts), parts=parts))
+    for file in dict.fromkeys(part.file for source in sources for part in source.parts if not is_unicode(part.file)):
+        problems.append(Problem("the source", file, "its name is not UTF-8", "rename the file or leave it out"))
     seen: dict[str, int] = {}
     for number, source in enumerate(sources):
         for file in dict.fromkeys(part.file for part in source.parts if part.kind != "dataset"):

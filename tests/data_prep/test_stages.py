@@ -139,6 +139,19 @@ def test_tasks_by_the_variables_of_a_launcher(tmp_path: Path, recipe: Path) -> N
             for name, value in variables.items():
                 patch.setenv(name, value)
             assert _task("auto", None) == expected
+    for variables, says in (
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK is 'x': it is no number"),
+        ({"RANK": "0", "WORLD_SIZE": ""}, "WORLD_SIZE is ''"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            with pytest.raises(UserError, match=says):
+                _task("auto", None)
+    for number, count, says in (("9" * 5000, None, "it is no number"), ("0", 0, "--tasks is 0")):
+        with pytest.raises(UserError, match=says):
+            _task(number, count)
     for task, tasks, says in ((4, 4, "--task is 4: there are 4 tasks"), (0, 2, "only the stages scan and encode")):
         stage = "encode" if task else "all"
         with pytest.raises(UserError, match=says):
