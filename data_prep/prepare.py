@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from ibnorm_megatron.data.manifest import MANIFEST, Manifest, Tokenizer, read_manifest
+from ibnorm_megatron.data.manifest import MANIFEST, Manifest, Tokenizer, load_manifest, read_manifest
 from ibnorm_megatron.errors import Problem, UserError
 from ibnorm_megatron.files import rename_directory, replacing, write_text
 from ibnorm_megatron.progress import Progress
@@ -113,10 +113,12 @@ def _folder(partial: Path, shared: bool) -> Iterator[None]:
             raise UserError(Problem("--out", str(partial.with_suffix("")), why, mend)) from None
         yield
     except UserError:
-        if new and not any((partial / "work").glob("*.json")):
-            shutil.rmtree(partial, ignore_errors=True)
-            for folder in new[1:]:
-                folder.rmdir()
+        with suppress(OSError):  # other tasks may be at work in it by now, or something else beside it
+            if new and not any(any((partial / "work").glob(done)) for done in ("*.json", "*.fingerprints.npy")):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+                for folder in new[1:]:
+                    folder.rmdir()
         raise
     finally:
         os.close(lock)
@@ -138,8 +140,12 @@ class _Preparation:
         if tasks == 1:
             for left in self._partial.rglob(".*.tmp-*"):  # what a kill left
                 left.unlink(missing_ok=True)
+        complete = (self._partial / MANIFEST).exists()
+        if complete and load_manifest(self._partial).recipe_hash != self._recipe.hash():  # it may have no plan any more
+            why, mend = "it is complete, and was made from another recipe", "set the recipe back, or remove it to begin again"
+            raise UserError(Problem("--out", str(self._partial), why, mend))
         keep_plan(self._work.side, self._recipe, self._work.sources)
-        if (self._partial / MANIFEST).exists():
+        if complete:
             return self._name()
         if stage in ("all", "tokenizer"):
             self._tokenize()
@@ -262,6 +268,9 @@ class _Preparation:
     def _name(self) -> Manifest:
         """Take away what only the work needed, and give the folder its name."""
         manifest = read_manifest(self._partial)
+        for done in self._work.side.iterdir():
+            if done.name != "lock":  # last, so that nobody else begins meanwhile
+                done.unlink()
         shutil.rmtree(self._work.side, ignore_errors=True)
         for left in self._partial.glob(".*.tmp-*"):
             left.unlink()

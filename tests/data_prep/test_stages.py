@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import yaml
 from data_prep.prepare import Options, prepare
 from data_prep.recipe import make_recipe
 from ibnorm_megatron.data.manifest import read_manifest
-from ibnorm_megatron.errors import UserError
+from ibnorm_megatron.errors import Problem, UserError
 
 from ..distributed import ROOT, command, environment
 from .test_prepare import contents
@@ -194,6 +195,49 @@ def test_only_the_same_preparation_goes_on(tmp_path: Path, text_sources: list[st
     with pytest.raises(UserError, match=r"the source .*a.jsonl is another file: since .*out.partial was begun"):
         prepare(Options(make_recipe(values), out, 1))
     assert (out.with_name("out.partial") / "tokenizer.model").exists()
+
+
+def test_stopped_before_it_got_its_name_it_is_the_same_preparation(
+    tmp_path: Path, text_sources: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from data_prep import prepare as module
+
+    def stop(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    values = {"sources": [{"path": text_sources[0]}], "tokenizer": {"vocab_size": 400}}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "rename_directory", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(Options(make_recipe(values), tmp_path / "out", 1))
+    assert not (tmp_path / "out.partial" / "work").exists()
+    with pytest.raises(UserError, match=r"out.partial: it is complete, and was made from another recipe"):
+        prepare(Options(make_recipe({**values, "tokenizer": {"vocab_size": 410}}), tmp_path / "out", 1))
+    manifest = prepare(Options(make_recipe(values), tmp_path / "out", 1))
+    assert manifest is not None
+    assert manifest.tokenizer.vocab_size == 400 and not (tmp_path / "out" / "work").exists()
+
+
+def test_a_refusal_takes_nothing_from_another_task(tmp_path: Path) -> None:
+    """The first task makes the folder and is refused, while a second one is at work in it, or something lies beside it."""
+    from data_prep.prepare import _folder
+
+    refused = UserError(Problem("a", "b", "c", "d"))
+
+    def refuse(partial: Path, beside: Path | None = None) -> None:
+        with ExitStack() as other, _folder(partial, shared=True):
+            if beside:
+                beside.write_text("here")
+            else:
+                other.enter_context(_folder(partial, shared=True))
+            raise refused
+
+    with pytest.raises(UserError, match="a is b"):
+        refuse(tmp_path / "one" / "out.partial")
+    assert (tmp_path / "one" / "out.partial" / "work" / "lock").exists()
+    with pytest.raises(UserError, match="a is b"):
+        refuse(tmp_path / "two" / "out.partial", tmp_path / "two" / "file")
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["file"]
 
 
 def test_a_bad_byte_late_does_not_lose_what_is_done(tmp_path: Path) -> None:
