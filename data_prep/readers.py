@@ -169,7 +169,7 @@ class Reader:
         shard = rows.shard(num_shards=rows.num_shards, index=part.begin)
         if shard.column_names and field in shard.column_names:
             shard = shard.select_columns([field])
-        for number, row in enumerate(shard, start=1):
+        for number, row in enumerate(_iterated(shard, part), start=1):
             where = f"row {number} of shard {part.begin} of {part.file}"
             yield self._text_of(row, where), where
         self._read(part.size)
@@ -263,6 +263,14 @@ class Reader:
             where, found = f"byte {begin + error.start} of {place or part.file}", f"0x{data[error.start]:02x}"
             mend = "convert the file, leave it out, or give --encoding-errors replace"
             raise UserError(Problem(where, found, "it is not UTF-8", mend)) from None
+
+
+def _iterated(rows: Iterable[dict[str, Any]], part: Part) -> Iterator[dict[str, Any]]:
+    try:
+        yield from rows
+    except Exception as error:  # the datasets library raises whatever the network, the hub or a file made it raise
+        why = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+        raise UserError(Problem(f"shard {part.begin} of {part.file}", "not readable", why, "mend it or leave it out")) from None
 
 
 def _text_of_page(page: str, file: str) -> str:

@@ -328,6 +328,11 @@ def test_a_data_set_is_streamed(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=says):
             find_sources([wrong], ["x"])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "train.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    (source,) = find_sources([SourceConfig(dataset=str(tmp_path / "bad"))], ["bad"])
+    with pytest.raises(UserError, match=r"^shard 0 of .*bad is not readable: .*codec can't decode byte 0xff"):
+        list(Reader(source, "strict").documents(source.parts[0]))
     (source,) = find_sources([SourceConfig(dataset=str(folder))], ["set"])
     with pytest.raises(UserError, match=r"the field 'text' in row 1 of shard 0 .* is missing.*there are body, id"):
         list(Reader(source, "strict").documents(source.parts[0]))
