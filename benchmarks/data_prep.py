@@ -152,8 +152,8 @@ def _solid() -> Iterator[str]:
 
 
 def _giants() -> Iterator[str]:
-    while True:  # rows of 66 MB, of four bytes a character in memory
-        yield json.dumps({"text": "a giant document of many words \U0001f642 " * 1_830_000}, ensure_ascii=False) + "\n"
+    while True:  # rows of 33 MB, of four bytes a character in memory
+        yield json.dumps({"text": "a giant document of many words \U0001f642 " * 910_000}, ensure_ascii=False) + "\n"
 
 
 def _tiny() -> Iterator[str]:

@@ -188,10 +188,11 @@ class _Checked:
 
 
 #: Where a text may be cut, the better place first: of models that keep text, behind a line's end or before white space, since
-#: newline and tab are symbols and a space only begins a piece; of others behind a line's end, or before a space, with text on
-#: both sides. No entry of a byte-level vocabulary reaches across these.
+#: newline and tab are symbols and a space only begins a piece; of others behind a single line's end, or before a space, with
+#: text on both sides. No entry of a byte-level vocabulary reaches across these. (Of several line ends GPT-2's and its like take
+#: the last by itself, but not where the text stops behind them.)
 _OWN_CUTS = (re.compile(r"\n"), re.compile(r"[^ \n\t](?=[ \n\t])"))
-_OTHER_CUTS = (re.compile(r"\n(?=\S)"), re.compile(r"\S(?= \S)"))
+_OTHER_CUTS = (re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"\S(?= \S)"))
 
 #: Of models with letter boundaries there is one more.
 _LETTER_CUTS = (*_OWN_CUTS, re.compile(r"[A-Za-z](?=[^A-Za-z])"))

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from ibnorm_megatron.data.manifest import MANIFEST, Manifest, Tokenizer, read_manifest
+from ibnorm_megatron.data.manifest import MANIFEST, Manifest, Tokenizer, load_manifest, read_manifest
 from ibnorm_megatron.errors import Problem, UserError
 from ibnorm_megatron.files import rename_directory, replacing, write_text
 from ibnorm_megatron.progress import Progress
@@ -27,7 +27,7 @@ from .cleaning.duplicates import find_duplicates
 from .manifests import make_manifest, write_card
 from .pieces import Piece, PieceReport, Work, pieces_of
 from .plan import keep_plan
-from .recipe import Recipe
+from .recipe import Recipe, is_unicode
 from .sources import Source, find_sources
 from .tokenizer import take_tokenizer, train_tokenizer
 from .workers import run_pieces
@@ -71,6 +71,8 @@ def prepare(options: Options) -> Manifest | None:
         raise UserError(
             Problem("--out", str(options.out), "it exists and is never overwritten", "choose another folder or remove it")
         )
+    if not is_unicode(str(out)):
+        raise UserError(Problem("--out", str(options.out), "its path is not UTF-8", "choose another folder"))
     _check_tasks(options)
     sources = find_sources(options.recipe.sources, options.recipe.names(), options.recipe.piece_bytes)
     partial = out.with_name(out.name + ".partial")
@@ -95,6 +97,9 @@ def _check_tasks(options: Options) -> None:
 def _folder(partial: Path, shared: bool) -> Iterator[None]:
     """The folder that grows, held against another preparation into it. Nothing is left of it if nothing was finished."""
     new = [folder for folder in (partial, *partial.parents) if not os.path.lexists(folder)]
+    if partial.is_dir() and not ((partial / "work").is_dir() or (partial / MANIFEST).exists()) and any(partial.iterdir()):
+        why, mend = "it holds something else than a preparation", "move it away, or choose another --out"
+        raise UserError(Problem("the folder to work in", str(partial), why, mend))
     try:
         (partial / "work").mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -111,10 +116,12 @@ def _folder(partial: Path, shared: bool) -> Iterator[None]:
             raise UserError(Problem("--out", str(partial.with_suffix("")), why, mend)) from None
         yield
     except UserError:
-        if new and not any((partial / "work").glob("*.json")):
-            shutil.rmtree(partial, ignore_errors=True)
-            for folder in new[1:]:
-                folder.rmdir()
+        with suppress(OSError):  # other tasks may be at work in it by now, or something else beside it
+            if new and not any(any((partial / "work").glob(done)) for done in ("*.json", "*.fingerprints.npy")):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+                for folder in new[1:]:
+                    folder.rmdir()
         raise
     finally:
         os.close(lock)
@@ -136,8 +143,12 @@ class _Preparation:
         if tasks == 1:
             for left in self._partial.rglob(".*.tmp-*"):  # what a kill left
                 left.unlink(missing_ok=True)
+        complete = (self._partial / MANIFEST).exists()
+        if complete and load_manifest(self._partial).recipe_hash != self._recipe.hash():  # it may have no plan any more
+            why, mend = "it is complete, and was made from another recipe", "set the recipe back, or remove it to begin again"
+            raise UserError(Problem("--out", str(self._partial), why, mend))
         keep_plan(self._work.side, self._recipe, self._work.sources)
-        if (self._partial / MANIFEST).exists():  # killed between the manifest and its name; the plan may be gone already
+        if complete:
             return self._name()
         if stage in ("all", "tokenizer"):
             self._tokenize()
@@ -260,9 +271,9 @@ class _Preparation:
     def _name(self) -> Manifest:
         """Take away what only the work needed, and give the folder its name."""
         manifest = read_manifest(self._partial)
-        if manifest.recipe_hash != self._recipe.hash():
-            why, mend = f"{self._partial} holds what another recipe made", "remove it, or choose another folder"
-            raise UserError(Problem("--out", str(self._options.out), why, mend))
+        for done in self._work.side.iterdir():
+            if done.name != "lock":  # last, so that nobody else begins meanwhile
+                done.unlink()
         shutil.rmtree(self._work.side, ignore_errors=True)
         for left in self._partial.glob(".*.tmp-*"):
             left.unlink()

@@ -23,14 +23,14 @@ from .recipe import SourceConfig
 from .sources import Part, Source
 
 #: No JSON line, page or row longer than this many bytes is read. Python takes four bytes a character if one of them is an
-#: emoji, and holds the line, the row and its bytes at once: with twice as much a worker would need more than a gigabyte.
-LONGEST_ROW = 64 << 20
+#: emoji, and rules that look at words hold them all, at 50 bytes each and more: with twice as much a worker would need gigabytes.
+LONGEST_ROW = 32 << 20
 
 #: A line of plain text that is longer than this many bytes is cut.
 _LONGEST_LINE = 1 << 20
 
 _BUFFER = 1 << 20
-_ROWS_BYTES = 8 << 20  # of a parquet file, decoded at once
+_ROWS_BYTES, _ROWS = 8 << 20, 16  # of a parquet file, decoded at once at most
 
 
 class Reader:
@@ -79,7 +79,7 @@ class Reader:
             elif self._asked.documents == "file":
                 pieces = [(0, self._bounded(file.read(LONGEST_ROW + 1), part, 0))]
             elif self._asked.documents == "line":
-                pieces = ((at, line.rstrip(b"\r\n")) for at, line in self._lines(file, part, LONGEST_ROW))
+                pieces = ((at, _without_end(line)) for at, line in self._lines(file, part, LONGEST_ROW))
             else:
                 pieces = _cut(self._lines(file, part, _LONGEST_LINE, may_cut=True), self._longest)
             for begin, piece in pieces:
@@ -115,7 +115,15 @@ class Reader:
                 if not isinstance(row, dict):
                     why = "every line of .jsonl is an object with fields"
                     raise UserError(Problem(where, reprlib.repr(row), why, 'write it as {"text": ...}'))
+                self._refuse_twice(text, where)
                 yield self._text_of(row, where), where
+
+    def _refuse_twice(self, line: str, where: str) -> None:
+        """json takes the last of two fields of the same name, and the other's text would be lost."""
+        field = self._asked.text_field
+        if line.count(f'"{field}"') > 1 and sum(name == field for name, _ in json.loads(line, object_pairs_hook=list)) > 1:
+            why = "only one of them can be the document"
+            raise UserError(Problem(f"the field {field!r} in {where}", "there twice", why, "mend or remove the line"))
 
     def _rows_of_parquet(self, part: Part) -> Iterator[tuple[str, str]]:
         import pyarrow.parquet as pq
@@ -129,17 +137,35 @@ class Reader:
             names = file.schema_arrow.names
             if field not in names:
                 self._text_of(dict.fromkeys(names), f"row {first + 1} of {part.file}")  # says what there is
-            at_once = min(1024, max(1, _ROWS_BYTES * rows // max(1, sizes)))
+            if names.count(field) > 1:
+                why = "only one of them can be the document"
+                raise UserError(Problem(f"the column {field!r} of {part.file}", "there twice", why, "rename one of them"))
+            # What a column takes in the file says little of what it takes in memory: the same text may stand there once.
+            at_once = min(_ROWS, max(1, _ROWS_BYTES * rows // max(1, sizes)))
             number = first
             for batch in file.iter_batches(batch_size=at_once, row_groups=list(groups), columns=[field]):
-                for value in batch.column(0).to_pylist():
+                for value in self._values(batch.column(0), number, part):
                     number += 1
                     where = f"row {number} of {part.file}"
-                    yield self._text_of({field: value}, where), where
+                    text = self._text_of({field: value}, where)
+                    if len(text) > LONGEST_ROW:
+                        raise self._too_long(where, LONGEST_ROW)
+                    yield text, where
                 share = part.size * batch.num_rows // max(1, rows)
                 left -= share
                 self._read(share)
             self._read(left)
+
+    def _values(self, column: Any, before: int, part: Part) -> Iterable[Any]:
+        """A column's values. Arrow and those who write its files need not look whether a string is UTF-8."""
+        import pyarrow
+
+        try:
+            return column.to_pylist()
+        except UnicodeDecodeError:
+            plain = column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column
+            rows = enumerate(plain.cast(pyarrow.large_binary()).to_pylist(), start=before + 1)
+            return [data if data is None else self._decode(data, 0, part, f"row {row} of {part.file}") for row, data in rows]
 
     def _rows_of_dataset(self, part: Part) -> Iterator[tuple[str, str]]:
         from .hub import open_dataset
@@ -148,7 +174,7 @@ class Reader:
         shard = rows.shard(num_shards=rows.num_shards, index=part.begin)
         if shard.column_names and field in shard.column_names:
             shard = shard.select_columns([field])
-        for number, row in enumerate(shard, start=1):
+        for number, row in enumerate(_iterated(shard, part), start=1):
             where = f"row {number} of shard {part.begin} of {part.file}"
             yield self._text_of(row, where), where
         self._read(part.size)
@@ -176,14 +202,11 @@ class Reader:
     # Pages
 
     def _page(self, part: Part) -> Iterator[tuple[str, str]]:
-        from inscriptis import get_text
-
         with self._open(part) as file:
             page = self._decode(self._bounded(file.read(LONGEST_ROW + 1), part, 0), 0, part)
-        if page.strip():
-            # Without its declaration: lxml refuses text that says how its bytes are encoded.
-            body = page[page.find("?>") + 2 :] if page.startswith("<?xml") else page
-            yield get_text(body), part.file
+        # Without its declaration: lxml refuses text that says how its bytes are encoded.
+        body = page[page.find("?>") + 2 :] if page.startswith("<?xml") else page
+        yield _text_of_page(body, part.file), part.file
 
     # Bytes
 
@@ -229,12 +252,15 @@ class Reader:
     def _bounded(self, data: bytes, part: Part, at: int, longest: int | None = None) -> bytes:
         longest = longest or LONGEST_ROW
         if len(data) > longest:
-            where = f"the document at byte {at} of {part.file}"
-            why = f"a worker's memory is bounded, so no row is longer than {longest >> 20} MiB"
-            raise UserError(Problem(where, "too long", why, "cut it into several, or give it as plain text"))
+            raise self._too_long(f"the document at byte {at} of {part.file}", longest)
         return data
 
-    def _decode(self, data: bytes, begin: int, part: Part) -> str:
+    @staticmethod
+    def _too_long(where: str, longest: int) -> UserError:
+        why = f"a worker's memory is bounded, so no row is longer than {longest >> 20} MiB"
+        return UserError(Problem(where, "too long", why, "cut it into several, or give it as plain text"))
+
+    def _decode(self, data: bytes, begin: int, part: Part, place: str | None = None) -> str:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -242,9 +268,39 @@ class Reader:
                 text = data.decode("utf-8", "replace")
                 self.replaced += text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
                 return text
-            where, found = f"byte {begin + error.start} of {part.file}", f"0x{data[error.start]:02x}"
+            where, found = f"byte {begin + error.start} of {place or part.file}", f"0x{data[error.start]:02x}"
             mend = "convert the file, leave it out, or give --encoding-errors replace"
             raise UserError(Problem(where, found, "it is not UTF-8", mend)) from None
+
+
+def _iterated(rows: Iterable[dict[str, Any]], part: Part) -> Iterator[dict[str, Any]]:
+    try:
+        yield from rows
+    except Exception as error:  # the datasets library raises whatever the network, the hub or a file made it raise
+        why = " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+        raise UserError(Problem(f"shard {part.begin} of {part.file}", "not readable", why, "mend it or leave it out")) from None
+
+
+def _text_of_page(page: str, file: str) -> str:
+    from inscriptis import Inscriptis
+    from lxml.etree import ParserError
+    from lxml.html import HTMLParser, document_fromstring
+
+    # By itself lxml stops at a depth of 256 or a text of 10 MB, and gives what it has so far, or nothing, without a word.
+    parser = HTMLParser(huge_tree=True)
+    if not (page := page.strip()):
+        return ""
+    try:
+        tree = document_fromstring(page, parser=parser)
+    except ParserError:  # a comment and nothing else, for example
+        tree = document_fromstring("<pre>" + page + "</pre>", parser=parser)
+    try:
+        if not any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
+            return Inscriptis(tree).get_text()
+    except RecursionError:
+        pass
+    why = "its elements are nested more deeply than can be read"
+    raise UserError(Problem(file, "not readable", why, "mend the file or leave it out")) from None
 
 
 class _Counted(io.RawIOBase):
@@ -270,6 +326,10 @@ class _Counted(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _without_end(line: bytes) -> bytes:
+    return line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
 
 
 def _run(line: bytes) -> bytes:

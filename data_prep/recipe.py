@@ -26,6 +26,10 @@ LARGEST_VOCABULARY = 1_000_000
 SMALLEST_VOCABULARY = 3 + 256 + 2
 
 
+#: Bytes of a corpus's name. Files have it in their names, of 255 bytes at most, with up to 50 more.
+_LONGEST_NAME = 200
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -34,7 +38,9 @@ class SourceConfig(_Part):
     """One named corpus: files, or a data set that the ``datasets`` library streams."""
 
     path: str | None = Field(
-        None, description="a file, a folder, a glob, python-stdlib, or debian:PACKAGE for an installed package's documentation"
+        None,
+        min_length=1,
+        description="a file, a folder, a glob, python-stdlib, or debian:PACKAGE for an installed package's documentation",
     )
     dataset: str | None = Field(None, description="a name on the Hugging Face hub, or a folder, for datasets.load_dataset")
     config: str | None = Field(None, description="which configuration of the data set")
@@ -58,6 +64,8 @@ class SourceConfig(_Part):
             )
         if self.separator is not None and self.documents != "auto":
             raise ValueError("separator and documents both say what a document is: take one of them out")
+        if len(self.name.encode("utf-8")) > _LONGEST_NAME:
+            raise ValueError(f"the name makes names of files that are too long: use at most {_LONGEST_NAME} bytes")
         return self
 
     @property
@@ -144,7 +152,7 @@ def _slug(place: str) -> str:
     stem = place.rstrip("/").rsplit("/", 1)[-1]
     for _ in range(2):  # .jsonl.gz
         stem = re.sub(r"\.(gz|zst|txt|md|py|html?|jsonl|parquet)$", "", stem)
-    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip("-.") or "corpus"
+    return re.sub(r"[^\w.-]+", "-", stem, flags=re.ASCII).strip("-.")[: _LONGEST_NAME // 2] or "corpus"
 
 
 def _unused(name: str, taken: set[str]) -> str:
@@ -181,12 +189,27 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     Raises:
         UserError: everything that is wrong, at once.
     """
+    raise_if_any(_no_text(values, "recipe"))
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(*dict.fromkeys(_problems(error))) from None
     raise_if_any(_libraries(recipe))
     return recipe
+
+
+def _no_text(value: Any, where: str) -> Iterator[Problem]:
+    """Strings that are no Unicode, such as a path of other bytes on the command line: the plan could not be written."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _no_text(inner, f"{where}.{key}")
+    elif isinstance(value, str) and ("\0" in value or not is_unicode(value)):
+        yield Problem(where, repr(value), "it is not Unicode text", "rename what it names, or write it in UTF-8")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a string can be written as UTF-8: file names of other bytes cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _problems(error: ValidationError) -> Iterator[Problem]:

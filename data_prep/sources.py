@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ibnorm_megatron.errors import Problem, UserError, raise_if_any
 
-from .recipe import DEBIAN, PYTHON_STDLIB, SourceConfig
+from .recipe import DEBIAN, PYTHON_STDLIB, SourceConfig, is_unicode
 
 Kind = Literal["text", "html", "json", "parquet", "dataset"]
 
@@ -113,6 +113,8 @@ def find_sources(asked: Sequence[SourceConfig], names: Sequence[str], split_byte
             why = f"it is neither {PYTHON_STDLIB} nor a file, folder or glob of " + kinds
             problems.append(Problem("the source", source.place, why, "give existing files of these kinds, not empty"))
         sources.append(Source(name=name, asked=source, longest=_longest(source, parts), parts=parts))
+    for file in dict.fromkeys(part.file for source in sources for part in source.parts if not is_unicode(part.file)):
+        problems.append(Problem("the source", file, "its name is not UTF-8", "rename the file or leave it out"))
     seen: dict[str, int] = {}
     for number, source in enumerate(sources):
         for file in dict.fromkeys(part.file for part in source.parts if part.kind != "dataset"):
@@ -148,7 +150,7 @@ def _parts(source: SourceConfig, split_bytes: int) -> Iterator[Part]:
 def _files(path: str) -> list[tuple[Path, Kind]]:
     if path == PYTHON_STDLIB:
         root = Path(sysconfig.get_paths()["stdlib"])
-        python = (file for file in _files_below(root) if file.suffix == ".py")
+        python = (file for file in _files_below(root, links=False) if file.suffix == ".py")
         found = [file for file in python if not _NOT_LIBRARY & set(file.relative_to(root).parts)]
     elif path.startswith(DEBIAN):
         return _debian_files(path)
@@ -182,11 +184,18 @@ def _debian_files(path: str) -> list[tuple[Path, Kind]]:
     return found
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def _files_below(root: Path, links: bool = True) -> Iterator[Path]:
+    """Files in depth; a folder that is a link is refused, or passed over if ``links`` are nobody's business."""
+
     def refuse(error: OSError) -> None:
         raise error  # os.walk and Path.rglob pass over folders that they may not list
 
-    for folder, _, names in os.walk(root, onerror=refuse):
+    for folder, below, names in os.walk(root, onerror=refuse):
+        if links and (linked := next((name for name in below if os.path.islink(os.path.join(folder, name))), None)):
+            where, why = os.path.join(folder, linked), "links to folders are not followed, so that nothing is read twice"
+            raise UserError(
+                Problem("the folder", where, why, "name what it links to as a source of its own, and remove the link")
+            )
         yield from (Path(folder, name) for name in names)
 
 

@@ -109,6 +109,8 @@ def _describe_sentencepiece(path: Path, kind: str, end: str | None) -> Tokenizer
             number = -1
     if number < 0:
         raise _no_end(end)
+    if not model.is_control(number):
+        raise _in_text(model.id_to_piece(number))
     return Tokenizer(kind=kind, hash=hash_file(path), vocab_size=model.vocab_size(), end_of_document=number)  # type: ignore[arg-type]
 
 
@@ -128,8 +130,15 @@ def _describe_huggingface(path: Path, end: str | None) -> Tokenizer:
     number = model.token_to_id(names[0]) if names else None
     if number is None:
         raise _no_end(end)
+    if not ((added := model.get_added_tokens_decoder().get(number)) and added.special):
+        raise _in_text(names[0])
     vocabulary = max(model.get_vocab(with_added_tokens=True).values()) + 1
     return Tokenizer(kind="huggingface", hash=hash_file(path), vocab_size=vocabulary, end_of_document=number)
+
+
+def _in_text(token: str) -> UserError:
+    why = "it is no control token, so that text itself may hold it and documents would end where they do not"
+    return UserError(Problem("recipe.tokenizer.end_of_document", repr(token), why, "name one that is, or mark it as special"))
 
 
 def _no_end(end: str | None) -> UserError:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from .printing import printable
+
 EXIT_USER_ERROR = 2
 
 
@@ -32,7 +34,8 @@ class Problem:
 
     def __str__(self) -> str:
         end = "" if self.mend.endswith("?") else "."
-        return f"{self.where} is {self.value}: {self.why}; {self.mend}{end}"
+        # File names and fields come from outside, and may hold line ends and a terminal's commands.
+        return printable(f"{self.where} is {self.value}: {self.why}; {self.mend}{end}")
 
 
 class UserError(Exception):

@@ -16,6 +16,7 @@ sqrt(s (1 - s) / 128), 0.035 at the threshold: of the pairs that lie there exact
 
 from __future__ import annotations
 
+import resource
 import shutil
 import tempfile
 from collections import deque
@@ -153,6 +154,7 @@ def find_duplicates(paths: Sequence[Path], config: CleaningConfig) -> list[np.nd
         For each piece an int8 array with an element for each of its documents: 0 to keep it, 1 for an exact duplicate of an
         earlier one, 2 for a near-duplicate.
     """
+    _allow_open(len(paths))
     pieces = _Pieces(paths, _dtype(config))
     verdicts = np.zeros(pieces.documents, dtype=np.int8)
     if pieces.documents and (config.exact_duplicates or config.near_duplicates):
@@ -162,6 +164,14 @@ def find_duplicates(paths: Sequence[Path], config: CleaningConfig) -> list[np.nd
         if config.near_duplicates:
             verdicts[different[_connected(pieces, different, config.near_duplicates) < np.arange(len(different))]] = NEAR
     return np.split(verdicts, pieces.ends[:-1]) if paths else []
+
+
+def _allow_open(files: int) -> None:
+    """Most systems let a process open 1,024 files at first, and many more if it asks."""
+    wanted, (soft, hard) = files + 256, resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 class _Pieces:

@@ -138,13 +138,22 @@ def _task(task: str, tasks: int | None) -> tuple[int, int]:
             ("SLURM_PROCID", "SLURM_NTASKS"),
         ):
             if number in os.environ and count in os.environ:
-                first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0")) if number == "SLURM_ARRAY_TASK_ID" else 0
-                return int(os.environ[number]) - first, int(os.environ[count])
+                first = _number("SLURM_ARRAY_TASK_MIN", "0") if number == "SLURM_ARRAY_TASK_ID" else 0
+                return _number(number) - first, _number(count)
         why = "neither a Slurm array's variables nor torchrun's are set"
         raise UserError(Problem("--task", "auto", why, "give a number"))
-    if not task.isdecimal():
+    if not (task.isdecimal() and len(task) < 10):
         raise UserError(Problem("--task", repr(task), "it is no number from 0", "give a number, or auto"))
+    if tasks is not None and tasks < 1:
+        raise UserError(Problem("--tasks", str(tasks), "there is no such number of shares", "give 1 or more"))
     return int(task), tasks or 1
+
+
+def _number(variable: str, default: str = "") -> int:
+    value = os.environ.get(variable, default)
+    if not (value.isdecimal() and len(value) < 10):
+        raise UserError(Problem(variable, repr(value), "it is no number from 0", "set it right, or give --task a number"))
+    return int(value)
 
 
 @contextmanager

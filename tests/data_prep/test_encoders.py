@@ -221,6 +221,28 @@ def test_a_byte_level_tokenizer_of_hugging_face(tmp_path: Path, documents: list[
             assert ids == model.encode(text, add_special_tokens=False).ids
 
 
+def test_a_token_of_text_ends_no_document(trained: tuple[Path, Tokenizer], tmp_path: Path) -> None:
+    """Text would hold it, and one document would become several."""
+    file = str(trained[0] / "tokenizer.model")
+    assert take_tokenizer(tmp_path, TokenizerConfig(file=file, end_of_document="</s>")).end_of_document == 2
+    for token in ("\n", "<0x41>", "<unk>", "a"):
+        with pytest.raises(UserError, match=r"end_of_document is .*: it is no control token"):
+            take_tokenizer(tmp_path, TokenizerConfig(file=file, end_of_document=token))
+
+
+def test_runs_of_a_byte_level_tokenizer_are_the_whole(
+    tmp_path: Path, documents: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three line ends are two and one; two are one and one, but behind the last text they are one token."""
+    model = _huggingface(tmp_path / "tokenizer.json", ["def\n\n\nghi jkl" * 200])
+    (tmp_path / "out").mkdir()
+    record = take_tokenizer(tmp_path / "out", TokenizerConfig(file=str(tmp_path / "tokenizer.json")))
+    assert model.token_to_id("\u010a\u010a") is not None
+    text = "some text\n\nand more\nof it\n\n" * 100
+    monkeypatch.setattr(encoders, "_RUN", 100)
+    assert _ids(load_encoder(tmp_path / "out", record), text) == model.encode(text, add_special_tokens=False).ids
+
+
 def test_tokenizers_that_cannot_be_taken(tmp_path: Path, documents: list[str]) -> None:
     path = tmp_path / "tokenizer.json"
     take = tmp_path / "take"
@@ -237,6 +259,9 @@ def test_tokenizers_that_cannot_be_taken(tmp_path: Path, documents: list[str]) -
             take_tokenizer(take, TokenizerConfig(file=str(path)))
     path.write_text("{")
     with pytest.raises(UserError, match="it cannot be read"):
+        take_tokenizer(take, TokenizerConfig(file=str(path)))
+    path.write_text(_huggingface(path, documents[:5]).to_str().replace('"special":true', '"special":false'))
+    with pytest.raises(UserError, match=r"end_of_document is '<\|endoftext\|>': it is no control token"):
         take_tokenizer(take, TokenizerConfig(file=str(path)))
     (tmp_path / "x.model").write_bytes(b"no model")
     with pytest.raises(UserError, match="it cannot be read"):

@@ -229,6 +229,22 @@ def test_bad_sources_are_named_and_leave_nothing(tmp_path: Path, name: str, cont
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path, text_sources: list[str]) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a\udcff\nb.txt").write_text("fine")
+    before = sorted(tmp_path.rglob("*"))
+    for source, out in ((str(tmp_path / "folder"), "out"), (text_sources[0], "out\udcff")):
+        with pytest.raises(UserError, match=r"^.*\\udcff.* is not UTF-8; [^\n]*$"):
+            prepare_folder([source], tmp_path / out, 400)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_long_file_name_makes_a_short_corpus_name(tmp_path: Path, text_sources: list[str]) -> None:
+    path = tmp_path / f"{'x' * 240}.txt"
+    path.write_bytes(b"".join(file.read_bytes() for file in sorted(Path(text_sources[0]).glob("*.py"))))
+    assert prepare_folder([str(path)], tmp_path / "out", 400).corpora[0].name == "x" * 100
+
+
 def test_the_share_that_a_refusal_names_works(tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text("".join(json.dumps({"text": f"{i} words and words " * 9}) + "\n" for i in range(9)))
     with pytest.raises(UserError, match=r"or use 0\.\d+ or more") as refused:
@@ -258,6 +274,10 @@ def test_the_share_that_a_refusal_names_works(tmp_path: Path) -> None:
         ({"sources": [{"path": "nowhere.txt"}]}, r"nowhere.txt cannot be opened"),
         ({"cleaning": {"language": {"keep": ["xx"]}}}, "there is no language 'xx'"),
         ({"cleaning": {"gophr": True}}, "recipe.cleaning.gophr"),
+        ({"sources": [{"path": ""}]}, "recipe.sources.0.path is ''"),
+        ({"sources": [{"path": "a\0.txt"}]}, "recipe.sources.0.path is .*: it is not Unicode text"),
+        ({"sources": [{"path": "a", "text_field": "\udcff"}]}, "recipe.sources.0.text_field is .*: it is not Unicode text"),
+        ({"sources": [{"path": "a", "name": "x" * 201}]}, "the name makes names of files that are too long"),
         ({"typo": 1}, "recipe.typo is 1: there is no such field"),
     ],
 )

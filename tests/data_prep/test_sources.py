@@ -50,6 +50,12 @@ def _parquet(**columns: list) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def _twice() -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), sink)
+    return sink.getvalue().to_pybytes()
+
+
 def test_reads_every_kind_of_file(tmp_path: Path) -> None:
     texts = ["first\nline", "zweite Zeile: äöü", "third", "2020-01-01", "2020-01-01T00:00:00", "5", "null", ""]
     lines = b"".join(json.dumps({"body": text}).encode() + b"\n" for text in texts)
@@ -166,6 +172,30 @@ def test_files_of_a_large_folder_stay_whole(tmp_path: Path) -> None:
     assert len(_documents(tmp_path)) == 200
 
 
+def test_a_linked_folder_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("x")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(UserError, match=r"the folder is .*b/link: links to folders are not followed"):
+        _documents(tmp_path / "b")
+    assert _documents(tmp_path / "b" / "link") == ["x"]
+
+
+def test_long_cells_and_repeated_ones_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"text": ["x" * 100_000] * 500}), tmp_path / "a.parquet")  # a few hundred bytes in the file
+    read: list[int] = []
+    batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda self, **how: (read.append(b.nbytes) or b for b in batches(self, **how))
+    )
+    assert len(_documents(tmp_path / "a.parquet")) == 500
+    assert max(read) <= 16 * 100_100
+    monkeypatch.setattr(readers, "LONGEST_ROW", 1000)
+    with pytest.raises(UserError, match=r"row 1 of .*a.parquet is too long"):
+        _documents(tmp_path / "a.parquet")
+
+
 def test_the_standard_library_is_a_corpus() -> None:
     (source,) = _sources(Path(PYTHON_STDLIB))
     files = [Path(part.file) for part in source.parts]
@@ -222,6 +252,10 @@ def test_separators_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert _documents(tmp_path / "a.txt", separator="<|end|>") == ["one", "two\n", "", "four"]
     assert _documents(tmp_path / "a.txt", documents="line") == ["one<|end|>two", "<|end|><|end|>four"]
     assert _documents(tmp_path / "a.txt", documents="file") == ["one<|end|>two\n<|end|><|end|>four"]
+    (tmp_path / "b.txt").write_bytes(b"one\r\r\ntwo\r\nthree\nfour\r")
+    assert _documents(tmp_path / "b.txt", documents="line") == ["one\r", "two", "three", "four\r"], "one line end is taken off"
+    (tmp_path / "b.jsonl").write_text('{"text": "the field \\"text\\"", "meta": {"text": "text"}}\n')
+    assert _documents(tmp_path / "b.jsonl") == ['the field "text"']
 
 
 def test_what_is_longer_than_a_worker_may_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +290,37 @@ def test_pages_become_text(tmp_path: Path) -> None:
     assert second.strip() == "five"
 
 
+def test_what_a_page_holds_is_never_cut_off(tmp_path: Path) -> None:
+    """lxml stops without a word at a depth of 256 and at texts of 10 MB."""
+    for name, page in (
+        ("deep", "before" + "<div>" * 300 + "inside" + "</div>" * 300 + "after"),
+        ("long", "before<p>" + "inside " * 2_000_000 + "</p>after"),
+        ("comment", "before inside<!--" + "x" * 11_000_000 + "-->after"),
+    ):
+        (tmp_path / f"{name}.html").write_text(page)
+        (text,) = _documents(tmp_path / f"{name}.html")
+        assert "before" in text and "inside" in text and "after" in text, name
+    for depth in (2_000, 100_000):
+        (tmp_path / "deeper.html").write_text("before" + "<b>" * depth + "inside")
+        with pytest.raises(UserError, match=r"^.*deeper.html is not readable: its elements are nested"):
+            _documents(tmp_path / "deeper.html")
+    for empty in ("\n", "<!-- -->", "<?xml version='1.0'?>"):
+        (tmp_path / "empty.html").write_text(empty)
+        assert [text.strip() for text in _documents(tmp_path / "empty.html")] == [""], "it is counted as a document"
+
+
+def test_strings_of_parquet_need_not_be_utf_8(tmp_path: Path) -> None:
+    offsets = pa.array([0, 1, 4, 5], pa.int32()).buffers()[1]
+    bad = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"ab\xffcd")])
+    pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"^byte 1 of row 2 of .*a.parquet is 0xff: it is not UTF-8"):
+        _documents(tmp_path / "a.parquet")
+    (source,) = _sources(tmp_path / "a.parquet")
+    reader = Reader(source, "replace")
+    assert [text for text, _ in reader.documents(source.parts[0])] == ["a", "b\ufffdc", "d"]
+    assert reader.replaced == 1
+
+
 def test_row_groups_are_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from data_prep import sources
 
@@ -287,6 +352,11 @@ def test_a_data_set_is_streamed(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=says):
             find_sources([wrong], ["x"])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "train.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    (source,) = find_sources([SourceConfig(dataset=str(tmp_path / "bad"))], ["bad"])
+    with pytest.raises(UserError, match=r"^shard 0 of .*bad is not readable: .*codec can't decode byte 0xff"):
+        list(Reader(source, "strict").documents(source.parts[0]))
     (source,) = find_sources([SourceConfig(dataset=str(folder))], ["set"])
     with pytest.raises(UserError, match=r"the field 'text' in row 1 of shard 0 .* is missing.*there are body, id"):
         list(Reader(source, "strict").documents(source.parts[0]))
@@ -313,11 +383,13 @@ def test_documentation_of_a_debian_package() -> None:
         ("array.jsonl", b'[{"text": "a"}]', r"^row 1 of .*array.jsonl is \[\{'text': 'a'\}\]: every line"),
         ("pretty.jsonl", b'{\n"text": "a"\n}', r"^row 1 of .*pretty.jsonl is not JSON"),
         ("deep.jsonl", b"[" * 100_000, r"^row 1 of .*deep.jsonl is not JSON"),
+        ("twice.jsonl", b'{"text": "a", "text": "b"}', r"^the field 'text' in row 1 of .*twice.jsonl is there twice"),
         ("half.jsonl", b'{"text": "\\ud800"}', r"row 1 of .*half.jsonl is .*ud800.*: a lone surrogate is not text"),
         ("fake.parquet", b"no parquet at all", r"fake.parquet is not readable: Parquet magic bytes not found"),
         ("cut.parquet", _parquet(text=["a"])[:-9], r"cut.parquet is not readable"),
         ("none.parquet", _parquet(body=["a"], x=[1]), "^the field 'text' in row 1 of .* is missing.*there are body, x"),
         ("null.parquet", _parquet(text=["a", None]), "^the field 'text' in row 2 of .*null.parquet is missing"),
+        ("twice.parquet", _twice(), r"^the column 'text' of .*twice.parquet is there twice: only one"),
         ("number.parquet", _parquet(text=[5]), "^the field 'text' in row 1 of .*number.parquet is 5"),
         ("fake.txt.gz", b"not compressed", r"fake.txt.gz is not readable: Not a gzipped file"),
         ("cut.jsonl.gz", gzip.compress(_jsonl("a"), mtime=0)[:-9], r"cut.jsonl.gz is not readable: Compressed file ended"),

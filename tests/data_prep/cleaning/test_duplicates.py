@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import tracemalloc
 from collections.abc import Sequence
 from importlib.metadata import distribution
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from data_prep.cleaning import duplicates
 from data_prep.cleaning.config import CleaningConfig, NearDuplicatesConfig
-from data_prep.cleaning.duplicates import Fingerprints, choose_bands, find_duplicates, missed
+from data_prep.cleaning.duplicates import EXACT, KEPT, Fingerprints, choose_bands, find_duplicates, missed
 
 #: pip carries copies of these; the installed versions are others, or the same.
 _PACKAGES = ("rich", "packaging", "requests", "urllib3", "idna")
@@ -221,3 +222,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="no space"):
         piece.write(path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+
+
+def test_more_pieces_than_files_that_may_be_open(tmp_path: Path) -> None:
+    """Of a large corpus: every piece is a file."""
+    config, paths = CleaningConfig(exact_duplicates=True), [tmp_path / f"{i}.npy" for i in range(120)]
+    for path in paths:
+        fingerprints = Fingerprints(config)
+        fingerprints.add("same")
+        fingerprints.write(path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+    try:
+        found = find_duplicates(paths, config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [int(verdict) for piece in found for verdict in piece] == [KEPT] + [EXACT] * 119
