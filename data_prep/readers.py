@@ -23,7 +23,7 @@ from .recipe import SourceConfig
 from .sources import Part, Source
 
 #: No JSON line, page or row longer than this many bytes is read. Python takes four bytes a character if one of them is an
-#: emoji, and rules that look at words hold them all, at 50 bytes each and more: with twice as much a worker would need gigabytes.
+#: emoji, and rules that look at words hold them all, at 50 bytes each and more: twice as much would take gigabytes.
 LONGEST_ROW = 32 << 20
 
 #: A line of plain text that is longer than this many bytes is cut.

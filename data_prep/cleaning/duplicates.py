@@ -168,7 +168,9 @@ def find_duplicates(paths: Sequence[Path], config: CleaningConfig) -> list[np.nd
 
 def _allow_open(files: int) -> None:
     """Most systems let a process open 1,024 files at first, and many more if it asks."""
-    wanted, (soft, hard) = files + 256, resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = Path("/proc/self/fd")
+    open_now = len(list(here.iterdir())) if here.is_dir() else 256
+    wanted, (soft, hard) = files + open_now + 64, resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

@@ -263,7 +263,7 @@ def test_killed_before_it_has_its_name_only_the_same_recipe_names_it(tmp_path: P
         out.rename(partial)
         if plan:
             (partial / "work").mkdir()
-        with pytest.raises(UserError, match="(it is complete, and was made from another recipe|was begun with)"):
+        with pytest.raises(UserError, match=r"(it is complete, and was made from another recipe|was begun with)"):
             prepare(Options(make_recipe({**values, "test_fraction": 0.1}), out, 1))
         (partial / "work" / "plan").unlink(missing_ok=True)
         assert prepare(Options(make_recipe(values), out, 1)) == manifest
