@@ -201,8 +201,8 @@ class _Preparation:
                     held_out = None
                 elif held_out is not None:
                     held_out.append(text)
+                progress.advance(int(min(len(data), max(0, most - taken))))
                 taken += len(data)
-                progress.advance(len(data))
                 if taken >= most:
                     break
         if held_out == []:

@@ -13,7 +13,7 @@ from pathlib import Path
 import sentencepiece
 
 from ibnorm_megatron.data.manifest import Tokenizer
-from ibnorm_megatron.data.tokenizer import is_byte_level
+from ibnorm_megatron.data.tokenizer import SPACE, is_byte_level
 from ibnorm_megatron.errors import Problem, UserError
 from ibnorm_megatron.files import hash_file, replacing
 
@@ -55,6 +55,7 @@ def train_tokenizer(documents: Iterable[str], folder: Path, config: TokenizerCon
             allow_whitespace_only_pieces=True,
             split_digits=True,
             user_defined_symbols=["\n", "\t"],
+            required_chars=SPACE,  # where spaces are rare it would be left out, and its bytes stand for another character
             unk_id=0,
             bos_id=1,
             eos_id=2,

@@ -112,6 +112,15 @@ def test_a_giant_document_in_runs_is_the_same(
     assert _reference(folder).decode(_ids(load_encoder(folder, record), solid)) == solid
 
 
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_where_spaces_are_rare_they_come_back(tmp_path: Path, kind: str) -> None:
+    rows = [str(number * 7919 % 100_003) for number in range(20_000)]
+    record = train_tokenizer([*rows, "two words"], tmp_path, TokenizerConfig(kind=kind, vocab_size=272))  # type: ignore[arg-type]
+    encoder, reference = load_encoder(tmp_path, record), _reference(tmp_path)
+    for text in ["two words", " ", "a  b ", "12 345"]:
+        assert reference.decode(_ids(encoder, text)) == text
+
+
 def test_a_vocabulary_that_reaches_across_is_seen(tmp_path: Path) -> None:
     """Pieces of letters and others together: units one by one would be other ids."""
     model = io.BytesIO()
