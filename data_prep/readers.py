@@ -230,9 +230,12 @@ class Reader:
         if part.begin:
             file.seek(part.begin - 1)
             at = part.begin - 1
-            while not (skipped := file.readline(_BUFFER)).endswith(b"\n") and skipped:
+            skipped = b" "
+            while skipped and not skipped.endswith(b"\n") and at < part.end:  # behind its end none begins in the part
+                skipped = file.readline(_BUFFER)
                 at += len(skipped)
-            at += len(skipped)
+            if not skipped.endswith(b"\n"):
+                return
         end = float("inf") if part.whole else part.end
         while at < end:
             line = file.readline(longest + 1)
