@@ -106,7 +106,7 @@ def test_dropout_keeps_the_replicas_equal(results: dict[str, dict[str, Any]], mo
     dropped = results[f"{model}-{layout}"]
     assert loss_difference(results[f"{model}-one"], dropped) > 1e-3, "nothing was dropped"
     assert dropped["replica_spread"] == 0.0
-    assert dropped["losses"][-1] < dropped["losses"][0] - 0.5
+    assert dropped["losses"][-1] < dropped["losses"][0] - 0.4
 
 
 @pytest.mark.slow
