@@ -16,7 +16,7 @@ from .errors import Problem, UserError, nearest, raise_if_any
 from .model.config import ModelConfig
 from .parallel.config import Layout
 from .plugins import load_plugins
-from .train.config import CheckpointConfig, EvaluateConfig, LogConfig, RunConfig, TrainConfig
+from .train.config import CheckpointConfig, EvaluateConfig, GuardConfig, LogConfig, RunConfig, TrainConfig
 from .validation import problem_of
 from .yaml12 import parse_yaml
 
@@ -31,6 +31,7 @@ class Config(BaseModel):
     parallel: Layout = Layout()
     data: DataConfig = DataConfig()
     train: TrainConfig
+    guard: GuardConfig = GuardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()

@@ -1,7 +1,7 @@
 """What a user did that cannot work, said in one sentence each: the thing, its value, and the mend.
 
-A :class:`UserError` ends a command with exit code 2 and no traceback. Everything else that escapes is our bug and shows
-its traceback.
+A :class:`UserError` ends a command with exit code 2 and no traceback, a :class:`RunFailure` with exit code 1: a run that
+nobody's mistake ended. Everything else that escapes is our bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from .printing import printable
 
+EXIT_RUN_FAILURE = 1
 EXIT_USER_ERROR = 2
 
 
@@ -47,6 +48,17 @@ class UserError(Exception):
         super().__init__("\n".join(map(str, problems)))
 
 
+class RunFailure(Exception):
+    """What ended a run although its user asked for nothing wrong: a rank that died, a loss that stays infinite, a full disk.
+
+    The same command may work again.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
 def raise_if_any(problems: Iterable[Problem]) -> None:
     """Raise one UserError for all the problems, if there are any."""
     found = tuple(dict.fromkeys(problems))
@@ -62,7 +74,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run_command(command: Callable[[], int | None], *, quiet: bool = False, speaker: str = "") -> int:
-    """Run a command and return its exit code: a UserError becomes its sentences on stderr and exit code 2.
+    """Run a command and return its exit code: a UserError becomes its sentences on stderr and exit code 2, a RunFailure exit code 1.
 
     Args:
         command: returns an exit code, or None for 0.
@@ -76,3 +88,6 @@ def run_command(command: Callable[[], int | None], *, quiet: bool = False, speak
             for problem in error.problems:
                 print(f"{speaker}error: {problem}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except RunFailure as error:
+        print(f"{speaker}error: {error}", file=sys.stderr)
+        return EXIT_RUN_FAILURE
