@@ -74,7 +74,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def run_command(command: Callable[[], int | None], *, quiet: bool = False, speaker: str = "") -> int:
-    """Run a command and return its exit code: a UserError becomes its sentences on stderr and exit code 2, a RunFailure exit code 1.
+    """Run a command and return its exit code: a UserError becomes sentences on stderr and exit code 2, a RunFailure 1.
 
     Args:
         command: returns an exit code, or None for 0.

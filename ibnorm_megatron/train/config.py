@@ -89,7 +89,7 @@ class GuardConfig(_Room):
     """What is done about a loss or gradient that is not finite, or far from those before it."""
 
     stop_after: int = Field(10, ge=0, description="steps in a row without a finite gradient after which a run stops; 0: never")
-    spikes: Literal["off", "report", "skip"] = Field("report", description="what to do about a loss or gradient norm that jumps")
+    spikes: Literal["off", "report", "skip"] = Field("report", description="what to do about a loss or gradient that jumps")
     spike_window: int = Field(128, ge=16, description="steps whose losses and gradient norms say what is usual")
     spike_threshold: float = Field(10.0, gt=0, description="robust standard deviations above the median that count as a jump")
 
@@ -111,7 +111,7 @@ class RunConfig(_Room):
     dir: str = "runs/default"
     resume: Literal["auto", "never"] = Field("auto", description="auto continues from the newest checkpoint in dir, if any")
     allow: tuple[str, ...] = Field((), strict=False, description="fields in which a resumed run may differ from its beginning")
-    device: Literal["auto", "gpu"] = Field("auto", description="auto takes GPUs where there are any, else the CPU; gpu refuses to")
+    device: Literal["auto", "gpu"] = Field("auto", description="auto takes GPUs if there are any, or else the CPU; gpu insists")
     dead_after: float = Field(60.0, gt=0, description="seconds without a sign of life after which a rank counts as dead")
     stall_after: float = Field(1800.0, gt=0, description="seconds without a step after which a run reports where and ends")
     stop_within: float = Field(300.0, gt=0, description="seconds that a stop by a signal may take, saving included")

@@ -407,26 +407,3 @@ def test_what_prepare_cannot_do_is_said_in_a_sentence(tmp_path: Path, capsys: py
         assert main(["prepare", *arguments]) == 2
         assert says in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
-
-
-OPTIONS = {
-    "model": "num_layers hidden_size num_attention_heads num_key_value_heads ffn_hidden_size vocab_size max_sequence_length "
-    "position_embedding rope_base activation linear_bias tie_embeddings norm norm_placement compile qk_norm dropout "
-    "init_std scale_residual_init",
-    "parallel": "tensor sequence pipeline virtual_pipeline context context_method recompute zero_stage offload_optimizer "
-    "deepspeed",
-    "data": "path weights document_mask loss_on_end_of_document index_cache",
-    "train": "steps sequence_length global_batch_size micro_batch_size seed precision lr min_lr_ratio schedule warmup_fraction "
-    "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip replica_audit",
-    "evaluate": "interval batches",
-    "checkpoint": "interval keep_last",
-    "log": "interval console tensorboard wandb wandb_project norm_cost",
-    "run": "dir resume",
-}
-
-
-def test_the_public_options_are_these() -> None:
-    """Adding one is a decision: change this list with it."""
-    rooms = {name: field for name, field in Config.model_fields.items() if name != "plugins"}
-    fields = {name: " ".join(field.annotation.model_fields) for name, field in rooms.items()}
-    assert fields == OPTIONS
