@@ -103,8 +103,9 @@ class OptimizerState:
     def end_load(self, loss_scale: Mapping[str, float]) -> None:
         """Give the model the weights that were written into fragments. Collective."""
         if self._scales():
+            scaler = self._zero.loss_scaler
             for name, value in loss_scale.items():
-                setattr(self._zero.loss_scaler, name, value)
+                setattr(scaler, name, type(getattr(scaler, name))(value))  # counts stay whole numbers
         if self._stage in (1, 2):
             self._zero.update_lp_params()
         elif self._stage == 3:
