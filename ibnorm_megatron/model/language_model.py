@@ -18,7 +18,7 @@ from .config import ModelConfig
 from .cross_entropy import compiled_cross_entropy
 from .documents import document_ends
 from .init import initialize
-from .norm_slots import norm_output, seed_norms
+from .norm_slots import norm_output, norms_of, seed_norms
 from .spec import block_spec, check_norms, norm_slots, stage_layers, transformer_config
 
 
@@ -88,13 +88,25 @@ class LanguageModel(nn.Module):
 
         The output head of tied embeddings is the embedding, on a last stage as well.
         """
-        layer, first = "decoder.layers.{}.", self._first_layer
-        prefixes = {layer.format(i): layer.format(first + i) for i in range(len(self.gpt.decoder.layers))}
         embedding = "embedding.word_embeddings.weight"
         return {
-            embedding if parameter is self.tied_over_stages else _renamed(name, prefixes): parameter
+            embedding if parameter is self.tied_over_stages else self._logical(name): parameter
             for name, parameter in self.gpt.named_parameters()
         }
+
+    def logical_modules(self) -> dict[str, nn.Module]:
+        """Every module of this rank by the name that it has in the whole model; a norm by its site, the model as ``loss``."""
+        sites = {id(norm): f"norm {site}" for site, norm in norms_of(self.gpt).items()}
+        named = {sites.get(id(module), self._logical(name)): module for name, module in self.gpt.named_modules() if name}
+        return {**named, "loss": self}
+
+    def _logical(self, name: str) -> str:
+        """A name within this stage as it is in the whole model."""
+        layer = "decoder.layers."
+        if not name.startswith(layer):
+            return name
+        number, *rest = name.removeprefix(layer).split(".")
+        return ".".join([f"{layer}{self._first_layer + int(number)}", *rest])
 
     def set_input_tensor(self, hidden: list[Tensor]) -> None:
         """The hidden states that the stage before sent; the pipeline's schedule calls this."""
@@ -117,13 +129,6 @@ class LanguageModel(nn.Module):
         weight: nn.Parameter = self.gpt.shared_embedding_or_output_weight()
         weight.ds_pipe_replicated = groups.last_stage  # type: ignore[attr-defined]  # DeepSpeed's norm counts it once
         return weight
-
-
-def _renamed(name: str, prefixes: dict[str, str]) -> str:
-    for own, whole in prefixes.items():
-        if name.startswith(own):
-            return whole + name.removeprefix(own)
-    return name
 
 
 class _MaskedVocabGPT(GPTModel):

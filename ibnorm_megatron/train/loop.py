@@ -15,11 +15,13 @@ from torch import Tensor
 from ..config import Config
 from ..data.loader import Loader
 from ..data.prepared import Prepared
+from ..errors import Problem, RunFailure
 from ..parallel.cpu_compat import device, on_gpu
 from ..parallel.engine import Engine
 from ..parallel.groups import Groups
 from .callbacks.base import Callback, Record
 from .flops import model_flops_utilization
+from .guard import Guard
 from .run_folder import RunFolder
 from .step import StepMetrics, TrainStep
 
@@ -54,18 +56,24 @@ class Trainer:
         loader: Loader,
         folder: RunFolder,
         callbacks: Sequence[Callback],
+        guard: Guard,
     ) -> None:
         self.config, self.prepared, self.groups, self.engine, self.folder = config, prepared, groups, engine, folder
         self.state = TrainState()
         self.summary: Record = {}
-        self._loader, self.callbacks = loader, callbacks
-        self._take_step = TrainStep(config.train, groups, engine)
+        self._loader, self.callbacks, self.guard = loader, callbacks, guard
+        self.take_step = TrainStep(config.train, groups, engine, guard=guard)
+        self.failure: Problem | None = None
         self._stop_requested = False
         self._stopping = False
         self._timed_steps, self._timed_seconds = 0, 0.0  # since the last record, without what callbacks take
 
     def run(self) -> None:
-        """Train to the last step, or until a stop is requested."""
+        """Train to the last step, or until a stop is requested.
+
+        Raises:
+            RunFailure: a callback called :meth:`fail`; its state is saved.
+        """
         with ExitStack() as closing:
             closing.callback(self._loader.close)
             for callback in self.callbacks:
@@ -81,12 +89,14 @@ class Trainer:
             self.summary["peak_memory_bytes"] = self.peak_memory()  # of training, before any callback measures something
             for callback in self.callbacks:
                 callback.on_end(self)
+        if self.failure:
+            raise RunFailure(self.failure)
 
     def _step(self) -> Record | None:
         """Take a step; return what the metrics say of it, if it is one that they speak of."""
         started, step = time.perf_counter(), self.state.step + 1
         batches = self._loader.batches(self.state.samples)
-        metrics, self._stopping = self._take_step(step, batches, self._stop_requested)
+        metrics, self._stopping = self.take_step(step, batches, self._stop_requested)
         self.state.advance(self.config.train.global_batch_size, metrics.tokens)
         due = step % self.config.log.interval == 0 or step == self.config.train.steps
         record = self._record(metrics) if due else None  # reads from the device, so that the time below is that of its work
@@ -108,11 +118,24 @@ class Trainer:
             "lr": metrics.lr,
             "grad_norm": metrics.grad_norm(),
             "skipped": metrics.skipped,
+            "skipped_steps": self.guard.skipped_steps,
         }
 
     def request_stop(self) -> None:
         """Ask all ranks to stop after a step; safe to call from a signal handler."""
         self._stop_requested = True
+
+    def fail(self, problem: Problem) -> None:
+        """End the run after this step for a reason that is nobody's mistake. Every rank calls it after the same step.
+
+        What happens at the end of a run happens still: its state is saved.
+        """
+        self.failure, self._stopping = problem, True
+
+    def notify_event(self, record: Record) -> None:
+        """Tell every callback of something that does not happen every step; ``event`` says what."""
+        for callback in self.callbacks:
+            callback.on_event(self, record)
 
     def notify_evaluation(self, record: Record) -> None:
         """Tell every callback of an evaluation."""

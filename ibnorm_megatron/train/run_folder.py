@@ -2,6 +2,7 @@
 
 config.yaml    the resolved config            run_card.json  what the run is: versions, commit, layout, hashes, seed
 metrics.jsonl  one object a line              summary.json   how it ended
+diagnosis.json where numbers were not finite, if a run stopped for that
 checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest complete one
 """
 
@@ -110,6 +111,10 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, with null for what is not finite."""
         write_json(self.path / "summary.json", _finite(summary))
+
+    def write_diagnosis(self, diagnosis: dict[str, Any]) -> None:
+        """Write diagnosis.json: what was found where the numbers were no longer finite. Values are finite or null."""
+        write_json(self.path / "diagnosis.json", diagnosis)
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config as plain values."""
