@@ -44,7 +44,7 @@ class GuardReports(Callback):
             values = {
                 "loss": str(self._guard.loss),
                 "grad_norm": str(self._guard.grad_norm),
-            }  # JSON has no name for nan and inf
+            }  # JSON has no nan
             trainer.folder.write_diagnosis({"step": step, "in_a_row": in_a_row, **values, **found.plain()})
         self._guard.reprieve()
         value = f"{self._guard.loss:.4g}, and the gradient's norm {self._guard.grad_norm:.4g}"
