@@ -12,6 +12,7 @@ from megatron.core.tensor_parallel.random import _get_all_rng_states
 from torch import Tensor
 
 from ..data.batch import Batch
+from ..model.norm_slots import norms_of
 from ..parallel.context import own_tokens
 from ..parallel.cpu_compat import LateRead, device
 from ..parallel.engine import Engine, StepResult
@@ -92,6 +93,7 @@ class TrainStep:
     ) -> None:
         self._train, self._groups, self._engine, self._before_update = train, groups, engine, before_update
         self._guard = guard
+        self._gathered = [buffer for norm in norms_of(engine.module).values() for buffer in norm.buffers()]
         self.last: Repeatable | None = None
 
     def __call__(self, step: int, batches: Sequence[Batch], stop: bool = False) -> tuple[StepMetrics, bool]:
@@ -111,9 +113,13 @@ class TrainStep:
         given, weight = [inputs(batch) for batch in own], counts[0].reciprocal().float()
         at_the_brink = self._guard is not None and self._guard.at_the_brink
         self.last = Repeatable(given, weight, _get_all_rng_states()) if at_the_brink else None
+        gathered = [buffer.clone() for buffer in self._gathered]
         nats = self._engine.forward_backward(given, weight) * self._groups.counts
         self._before_update()
         result, loss = self._update(nats, counts[0])
+        if result.skipped:  # statistics of such a step would outlast it
+            for buffer, before in zip(self._gathered, gathered, strict=True):
+                buffer.copy_(before)
         metrics = StepMetrics(lr, counts[0], result.skipped, nats, result.grad_norm, loss)
         return metrics, asked.value() > 0
 
