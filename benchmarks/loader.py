@@ -36,6 +36,7 @@ from ibnorm_megatron.data.shards import ShardWriter
 from ibnorm_megatron.files import hash_file
 from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.train.guard import Guard
 from ibnorm_megatron.train.loop import Trainer
 from ibnorm_megatron.train.run import build_engine
 from ibnorm_megatron.train.run_folder import RunFolder
@@ -182,7 +183,7 @@ def _steps(config: Config, data: Path, cache: Path, ahead: int, warm_up: int) ->
             return batches
 
         loader.batches = timed  # type: ignore[method-assign]
-        trainer = Trainer(config, prepared, groups, engine, loader, RunFolder("unused"), [])
+        trainer = Trainer(config, prepared, groups, engine, loader, RunFolder("unused"), [], Guard(config.guard))
         for _ in range(train.steps):
             started = time.perf_counter()
             trainer._step()

@@ -30,6 +30,7 @@ from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.callbacks.checkpoint import Checkpoint
 from ibnorm_megatron.train.config import CheckpointConfig
+from ibnorm_megatron.train.guard import Guard
 from ibnorm_megatron.train.loop import Trainer
 from ibnorm_megatron.train.run import build_engine
 from ibnorm_megatron.train.run_card import run_card
@@ -67,7 +68,7 @@ def measure(config: Config, data: Path, rounds: int, quiet_steps: int) -> dict[b
         sequences = SequenceDataset(prepared, "train", train.sequence_length, train.seed, folder.index_cache)
         sizes = {"global_batch_size": train.global_batch_size, "micro_batch_size": train.micro_batch(1)}
         loader = Loader(sequences, **sizes, data_rank=0, data_size=1, ahead=1)
-        trainer = Trainer(config, prepared, groups, build_engine(config, groups), loader, folder, [])
+        trainer = Trainer(config, prepared, groups, build_engine(config, groups), loader, folder, [], Guard(config.guard))
         trainer.folder.begin(run_card(config, trainer.prepared, 1), 0)
         ways = {way: Checkpoint(CheckpointConfig(interval=1, background=way)) for way in (True, False)}
         for _ in range(3):

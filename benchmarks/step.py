@@ -30,6 +30,7 @@ from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.progress import Progress
 from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.train.guard import Guard
 from ibnorm_megatron.train.loop import Trainer
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.run_folder import RunFolder
@@ -158,7 +159,7 @@ def our_trained_step(case: Case, norm: str, compiled: bool, groups: Groups, held
     held.callback(engine.close)
     nothing = cast(Any, None)  # a step asks neither for the data's manifest
     loader = cast(Loader, _SameBatch(case.batch()))
-    trainer = Trainer(config, nothing, groups, engine, loader, RunFolder("unused"), [])
+    trainer = Trainer(config, nothing, groups, engine, loader, RunFolder("unused"), [], Guard(config.guard))
     return lambda: trainer._step()["loss"]  # run() would take all its steps at once
 
 

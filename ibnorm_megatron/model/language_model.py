@@ -20,7 +20,7 @@ from .config import ModelConfig
 from .cross_entropy import compiled_cross_entropy
 from .documents import document_ends
 from .init import initialize
-from .norm_slots import norm_output, seed_norms
+from .norm_slots import norm_output, norms_of, seed_norms
 from .spec import block_spec, check_norms, norm_slots, stage_layers, transformer_config
 
 
@@ -90,22 +90,15 @@ class LanguageModel(nn.Module):
 
         The output head of tied embeddings is the embedding, on a last stage as well.
         """
-        prefixes = self._prefixes()
         embedding = "embedding.word_embeddings.weight"
         return {
-            embedding if parameter is self.tied_over_stages else _renamed(name, prefixes): parameter
+            embedding if parameter is self.tied_over_stages else self._logical(name): parameter
             for name, parameter in self.gpt.named_parameters()
         }
-
-    def _prefixes(self) -> dict[str, str]:
-        """What names of this stage's layers begin with, here and in the whole model."""
-        layer, first = "decoder.layers.{}.", self._first_layer
-        return {layer.format(i): layer.format(first + i) for i in range(len(self.gpt.decoder.layers))}
 
     def logical_buffers(self) -> dict[str, tuple[Tensor, Sharding]]:
         """The buffers of this stage's norms, which a step changes, named as parameters are; of a row's columns, or of none."""
         found = {}
-        prefixes = self._prefixes()
         for module_name, norm in self.gpt.named_modules():
             if isinstance(norm, Norm):
                 for name, buffer in norm.named_buffers(recurse=False):
@@ -114,8 +107,22 @@ class LanguageModel(nn.Module):
                     if sharded:
                         shape[-1] = norm.hidden_size
                     sharding = Sharding(tuple(shape), len(shape) - 1 if sharded else None, 1, 0)
-                    found[_renamed(f"{module_name}.{name}", prefixes)] = (buffer, sharding)
+                    found[self._logical(f"{module_name}.{name}")] = (buffer, sharding)
         return found
+
+    def logical_modules(self) -> dict[str, nn.Module]:
+        """Every module of this rank by the name that it has in the whole model; a norm by its site, the model as ``loss``."""
+        sites = {id(norm): f"norm {site}" for site, norm in norms_of(self.gpt).items()}
+        named = {sites.get(id(module), self._logical(name)): module for name, module in self.gpt.named_modules() if name}
+        return {**named, "loss": self}
+
+    def _logical(self, name: str) -> str:
+        """A name within this stage as it is in the whole model."""
+        layer = "decoder.layers."
+        if not name.startswith(layer):
+            return name
+        number, *rest = name.removeprefix(layer).split(".")
+        return ".".join([f"{layer}{self._first_layer + int(number)}", *rest])
 
     def set_input_tensor(self, hidden: list[Tensor]) -> None:
         """The hidden states that the stage before sent; the pipeline's schedule calls this."""
@@ -138,13 +145,6 @@ class LanguageModel(nn.Module):
         weight: nn.Parameter = self.gpt.shared_embedding_or_output_weight()
         weight.ds_pipe_replicated = groups.last_stage  # type: ignore[attr-defined]  # DeepSpeed's norm counts it once
         return weight
-
-
-def _renamed(name: str, prefixes: dict[str, str]) -> str:
-    for own, whole in prefixes.items():
-        if name.startswith(own):
-            return whole + name.removeprefix(own)
-    return name
 
 
 class _MaskedVocabGPT(GPTModel):

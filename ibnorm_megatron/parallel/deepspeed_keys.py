@@ -87,6 +87,8 @@ OWNED = {
     "pipeline": "set parallel.pipeline",
     "managed_gradient_accumulation": _LOOP,
     "gradient_allreduce_op": _LOOP,
+    "bf16.check_grad_overflow": _LOOP,
+    "zero_optimization.compute_grad_norm": _LOOP,
 }
 
 

@@ -21,6 +21,7 @@ from .gradients import sum_partial_gradients
 from .groups import Groups, ModelParallelUnit
 from .optimizer_state import OptimizerState
 from .pipeline import Inputs, run_pipeline
+from .skipping import Gate, Judge, leave_overflow_to_the_norm
 
 
 def deepspeed_config(
@@ -98,15 +99,24 @@ def check_overrides(layout: Layout, config: dict[str, Any]) -> None:
         raise UserError(Problem("parallel.deepspeed", repr(layout.deepspeed), why, "change or remove that key")) from error
 
 
+#: What DeepSpeed counts of steps, for its own records.
+_COUNTED = ("global_steps", "global_samples", "skipped_steps")
+
+
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did: the norm of the whole gradient before clipping, and whether fp16 skipped the step.
+    """What one optimizer step did.
 
-    The norm is a tensor where it is still on the device: reading it waits for the step.
+    Attributes:
+        grad_norm: of the whole gradient before clipping; inf where it is not finite. A tensor where it is still on the
+            device: reading it waits for the step.
+        skipped: whether weights and optimizer state are as they were before.
+        searching: whether fp16 skipped it to find a loss scale that fits; the gradient may be as good as any.
     """
 
     grad_norm: Tensor | float
     skipped: bool
+    searching: bool = False
 
 
 class Engine:
@@ -135,7 +145,8 @@ class Engine:
         with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints memory tables, unasked
             self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
         if self.deepspeed.bfloat16_enabled():
-            _leave_overflow_to_the_norm(self.deepspeed.optimizer)
+            leave_overflow_to_the_norm(self.deepspeed.optimizer)
+        self._gate = Gate(self.deepspeed.optimizer) if self.deepspeed.zero_optimization_stage() > 0 else None
 
     def forward_backward(self, batches: Sequence[Inputs], weight: Tensor | float) -> Tensor:
         """Compute the gradient of ``weight`` times the sum of the losses of all micro-batches on all ranks.
@@ -176,13 +187,28 @@ class Engine:
         self.deepspeed.train()
         return sum(losses, start=torch.zeros((), dtype=torch.float64, device=cpu_compat.device()))
 
-    def step(self) -> StepResult:
-        """Clip and apply the accumulated gradients."""
+    def step(self, judge: Judge | None = None) -> StepResult:
+        """Clip and apply the accumulated gradients, unless they are not finite or ``judge`` refuses them."""
+        if self._gate is None:
+            return self._step_unsharded(judge)
         skipped = self.deepspeed.skipped_steps
-        norm = self._clip_unsharded() if self.deepspeed.zero_optimization_stage() == 0 else None
-        self.deepspeed.step()
-        norm = self.deepspeed.get_global_grad_norm() if norm is None else norm
-        return StepResult(norm, self.deepspeed.skipped_steps > skipped)
+        with self._gate.watched(judge):
+            self.deepspeed.step()
+        norm = self._gate.norm if self._gate.refused else self.deepspeed.get_global_grad_norm()
+        if judge is not None and self._gate.norm is None:  # fp16 found an overflow before there was a norm to be judged
+            judge(torch.tensor(torch.inf, device=cpu_compat.device()))
+        return StepResult(norm, self.deepspeed.skipped_steps > skipped, self._gate.searching)
+
+    def discard(self) -> None:
+        """Forget the gradients of :meth:`forward_backward`, as if it had never been called: no step is taken, none counted."""
+        counted = {name: getattr(self.deepspeed, name) for name in _COUNTED}
+        if self._gate is None:
+            self._step_unsharded(lambda norm: True)
+        else:
+            with self._gate.keeping_scale(), self._gate.watched(lambda norm: True):
+                self.deepspeed.step()
+        for name, value in counted.items():
+            setattr(self.deepspeed, name, value)
 
     def weight(self, parameter: nn.Parameter) -> Tensor:
         """This tensor rank's part of a weight, in float32, whichever replicas hold it. Collective over replicas."""
@@ -215,12 +241,20 @@ class Engine:
         """Give back what the engine holds: hooks, buffers."""
         self.deepspeed.destroy()
 
-    def _clip_unsharded(self) -> Tensor | float:
-        """Stage 0 has no ZeRO optimizer to compute the norm; DeepSpeed's own function knows of tensor parallelism."""
+    def _step_unsharded(self, judge: Judge | None) -> StepResult:
+        """Stage 0 has no ZeRO optimizer to compute the norm, and torch's takes any step; one without gradients it does not."""
         from deepspeed.runtime.utils import clip_grad_norm_
 
-        norm: Tensor | float = clip_grad_norm_(self.module.parameters(), self._clip, mpu=self.deepspeed.mpu)
-        return norm
+        # DeepSpeed's own function knows of tensor parallelism.
+        norm: Tensor = clip_grad_norm_(self.module.parameters(), self._clip, mpu=self.deepspeed.mpu)
+        norm = torch.where(torch.isfinite(norm), norm, torch.inf)
+        refused = judge is not None and judge(norm)
+        skipped = refused or not torch.isfinite(norm)
+        if skipped:
+            for parameter in self.module.parameters():
+                parameter.grad = None
+        self.deepspeed.step()
+        return StepResult(norm, skipped)
 
     def _loss_scaling(self) -> Callable[[Tensor], Tensor] | None:
         """fp16's, for a backward pass that DeepSpeed does not start itself."""
@@ -237,13 +271,3 @@ class Engine:
             total = gradient.float()
             dist.all_reduce(total, group=self.groups.embedding)
             gradient.copy_(total)
-
-
-def _leave_overflow_to_the_norm(optimizer: Any) -> None:
-    """Skip steps whose gradients hold an inf or NaN by their norm, which tells as much, and not by two more passes over them.
-
-    DeepSpeed looks at both under ``check_grad_overflow``; switched off there it would take such a step. Only ZeRO 1 and 2
-    without offloading compute the norm before anything else. fp16 keeps its own check, which sets the loss scale.
-    """
-    if getattr(optimizer, "compute_grad_norm", False) and not optimizer.cpu_offload:
-        optimizer.check_overflow = lambda partition_gradients=True: None

@@ -16,11 +16,13 @@ from ..checkpoints.record import CheckpointRecord
 from ..config import Config
 from ..data.loader import Loader
 from ..data.prepared import Prepared
+from ..errors import Problem, RunFailure
 from ..parallel.cpu_compat import device, on_gpu
 from ..parallel.engine import Engine
 from ..parallel.groups import Groups
-from .callbacks.base import Callback, Record
+from .callbacks.base import Callback, Record, speaks
 from .flops import model_flops_utilization
+from .guard import Guard
 from .run_folder import RunFolder
 from .step import StepMetrics, TrainStep
 
@@ -55,17 +57,23 @@ class Trainer:
         loader: Loader,
         folder: RunFolder,
         callbacks: Sequence[Callback],
+        guard: Guard,
     ) -> None:
         self.config, self.prepared, self.groups, self.engine, self.folder = config, prepared, groups, engine, folder
         self.state = TrainState()
         self.summary: Record = {}
-        self._loader, self.callbacks = loader, callbacks
-        self._take_step = TrainStep(config.train, groups, engine)
+        self._loader, self.callbacks, self.guard = loader, callbacks, guard
+        self.take_step = TrainStep(config.train, groups, engine, guard=guard)
+        self.failure: Problem | None = None
         self._stopping = False
         self._timed_steps, self._timed_seconds = 0, 0.0  # since the last record, without what callbacks take
 
     def run(self) -> None:
-        """Train to the last step, or until a stop is requested."""
+        """Train to the last step, or until a stop is requested.
+
+        Raises:
+            RunFailure: a callback called :meth:`fail`; its state is saved.
+        """
         with ExitStack() as closing:
             closing.callback(self._loader.close)
             for callback in self.callbacks:
@@ -81,13 +89,15 @@ class Trainer:
             self.summary["peak_memory_bytes"] = self.peak_memory()  # of training, before any callback measures something
             for callback in self.callbacks:
                 callback.on_end(self)
+        if self.failure:
+            raise RunFailure(self.failure)
 
     def _step(self) -> Record | None:
         """Take a step; return what the metrics say of it, if it is one that they speak of."""
         started, step = time.perf_counter(), self.state.step + 1
         batches = self._loader.batches(self.state.samples)
-        speaking = [callback for callback in self.callbacks if type(callback).say is not Callback.say]
-        metrics, heard = self._take_step(step, batches, [callback.say() for callback in speaking])
+        speaking = [callback for callback in self.callbacks if speaks(callback)]
+        metrics, heard = self.take_step(step, batches, [callback.say() for callback in speaking])
         self.state.advance(self.config.train.global_batch_size, metrics.tokens)
         due = step % self.config.log.interval == 0 or step == self.config.train.steps
         record = self._record(metrics) if due else None  # reads from the device, so that the time below is that of its work
@@ -111,11 +121,24 @@ class Trainer:
             "lr": metrics.lr,
             "grad_norm": metrics.grad_norm(),
             "skipped": metrics.skipped,
+            "skipped_steps": self.guard.skipped_steps,
         }
 
     def stop(self) -> None:
         """Take no step after this one. To be called on all ranks alike, as from :meth:`Callback.hear`."""
         self._stopping = True
+
+    def fail(self, problem: Problem) -> None:
+        """End the run after this step for a reason that is nobody's mistake. Every rank calls it after the same step.
+
+        What happens at the end of a run happens still: its state is saved.
+        """
+        self.failure, self._stopping = problem, True
+
+    def notify_event(self, record: Record) -> None:
+        """Tell every callback of something that does not happen every step; ``event`` says what."""
+        for callback in self.callbacks:
+            callback.on_event(self, record)
 
     def notify_evaluation(self, record: Record) -> None:
         """Tell every callback of an evaluation."""

@@ -122,10 +122,12 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
     Raises:
         UserError: another process trains in the run's folder, its newest checkpoint is damaged, or DeepSpeed refuses
             what ``parallel.deepspeed`` says.
+        RunFailure: the gradient was not finite for too many steps in a row, or copies of a weight differ.
     """
     folder = RunFolder(config.run.dir)
     latest = folder.latest_checkpoint()
-    if latest and (folder.read_summary() or {}).get("status") == "complete":
+    ended = folder.read_summary() or {}
+    if latest and ended.get("status") == "complete" and ended.get("step") == config.train.steps:
         if world.rank == 0:
             print(f"{folder.path} holds this run, complete; nothing to do")
         return 0
@@ -217,10 +219,12 @@ def build_trainer(
     from .callbacks.checkpoint import Checkpoint
     from .callbacks.console import Console
     from .callbacks.evaluate import Evaluate
+    from .callbacks.guard import GuardReports
     from .callbacks.norm_cost import NormCost
     from .callbacks.norms import NormSteps
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
     from .callbacks.signals import StopOnSignal
+    from .guard import Guard
     from .loop import Trainer
 
     train, log, data = config.train, config.log, config.data
@@ -250,7 +254,9 @@ def build_trainer(
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
     engine = build_engine(config, groups, prepare_module)
     sizes = torch.from_numpy(token_bytes(prepared.folders[0], prepared.tokenizer))
+    guard = Guard(config.guard)
     callbacks = [
+        GuardReports(guard),  # the first: a diagnosis sees the model as the step left it
         ReplicaAudit(train.replica_audit),  # before anything is kept of a model whose copies differ
         NormSteps(),  # early, so that an evaluation sees the norms of the step it stands before, resumed or not
         JsonLines(),
@@ -264,4 +270,4 @@ def build_trainer(
         Console() if log.console else None,  # the last to speak, when everything it speaks of is done
     ]
     chosen = [callback for callback in callbacks if callback]
-    return Trainer(config, prepared, groups, engine, loader("train", train.seed), folder, chosen)
+    return Trainer(config, prepared, groups, engine, loader("train", train.seed), folder, chosen, guard)

@@ -2,6 +2,7 @@
 
 config.yaml    the resolved config            run_card.json  what the run is: versions, commit, layout, hashes, seed
 metrics.jsonl  one object a line              summary.json   how it ended
+diagnosis.json where numbers were not finite, if a run stopped for that
 checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest complete one. What begins with a dot is growing
                or going away, and nobody reads it; damaged-... and superseded-... were put aside
 """
@@ -128,6 +129,10 @@ class RunFolder:
         """Write summary.json, with null for what is not finite."""
         write_json(self.path / "summary.json", _finite(summary))
 
+    def write_diagnosis(self, diagnosis: dict[str, Any]) -> None:
+        """Write diagnosis.json: what was found where the numbers were no longer finite. Values are finite or null."""
+        write_json(self.path / "diagnosis.json", diagnosis)
+
     def read_config(self) -> dict[str, Any]:
         """The resolved config as plain values."""
         return self._read("config.yaml", yaml.safe_load)
@@ -201,6 +206,10 @@ class RunFolder:
         name = checkpoint_name(step)
         rename_directory(self.draft_checkpoint(step), self.checkpoints / name)
         write_text(self.checkpoints / _LATEST, name)
+        self.prune(keep_last, keep_every)
+
+    def prune(self, keep_last: int, keep_every: int) -> None:
+        """Remove old checkpoints; also where a kill came between the last save and this."""
         for old in self._checkpoints()[:-keep_last]:
             if not keep_every or step_of_checkpoint(old.name) % keep_every:
                 going = self.checkpoints / f".{old.name}.removed"  # half a checkpoint has no name that anybody reads

@@ -32,8 +32,18 @@ def step_messages(config: Config, world_size: int, stage: int | None = None) -> 
     found = [*step.tensor(), *step.context(), *step.pipeline()]
     found += zero_messages(config, step.modules, step.replicas, step.micro_batches)
     found += step.norms_between_steps()
-    found.append(Message("world", "labels counted, loss read", "all_reduce", world_size, 2, 16 + 8))
+    counted = 8 + 8 * _SPEAKERS
+    found.append(Message("world", "labels counted, loss summed", "all_reduce", world_size, 2, counted + _loss_bytes(config)))
     return [message for message in found if message.ranks > 1 and message.payload]
+
+
+#: Callbacks of a run that tell all ranks something with every step: who stops it, and who saves it.
+_SPEAKERS = 2
+
+
+def _loss_bytes(config: Config) -> int:
+    """A float64; with a guard, which sees it every step, another for the gradient's norm."""
+    return 16 if config.guard.stop_after > 0 or config.guard.spikes != "off" else 8
 
 
 def bubble(config: Config, world_size: int) -> float:

@@ -63,6 +63,7 @@ CASES: dict[int, dict[str, list[str]]] = {
         "dp-zero1-bf16-whole": [GPT2, ZERO[1], BF16, WHOLE],
         "dp-zero2-fp16-batchnorm": [LLAMA, ZERO[2], FP16, "model.norm=batchnorm"],
         "dp-zero3-fp16": [LLAMA, ZERO[3], FP16],
+        "dp-zero1-unguarded": [LLAMA, ZERO[1], "guard.stop_after=0", "guard.spikes=off"],
         "dp-sent-in-bf16": [LLAMA, ZERO[2], BF16, "parallel.deepspeed.communication_data_type=bf16"],
         "dp-zero2-offload-bf16": [LLAMA, ZERO[2], BF16, OFFLOAD],
         "dp-zero3-offload": [LLAMA, ZERO[3], OFFLOAD],

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ibnorm_megatron.config import load_config
 from ibnorm_megatron.data.prepared import read_prepared
-from ibnorm_megatron.errors import UserError
+from ibnorm_megatron.errors import RunFailure
 from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.callbacks.audit import ReplicaAudit
@@ -48,7 +48,7 @@ def main() -> None:
                 try:
                     trainer.run()
                     outcome = "nothing"
-                except UserError as error:
+                except RunFailure as error:
                     outcome = str(error)
                 trainer.engine.close()
             of_ranks: list[Any] = [None] * world.size

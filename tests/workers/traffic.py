@@ -17,9 +17,17 @@ from ibnorm_megatron.config import load_config
 from ibnorm_megatron.data.prepared import read_prepared
 from ibnorm_megatron.parallel.groups import World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.train.callbacks.base import Callback, speaks
 from ibnorm_megatron.train.callbacks.norms import NormSteps
 from ibnorm_megatron.train.callbacks.traffic import CountStep
 from ibnorm_megatron.train.run import build_trainer
+
+
+class _Speaker(Callback):
+    """Sends what a callback sends that has something to say, and does nothing else."""
+
+    def say(self) -> float:
+        return 1.0
 
 
 def main() -> None:
@@ -32,7 +40,7 @@ def main() -> None:
             with model_parallel(config.parallel, config.train.seed) as groups:
                 trainer = build_trainer(config, read_prepared(config.data), groups)
                 count = CountStep(3)
-                trainer.callbacks = [NormSteps(), count]
+                trainer.callbacks = [NormSteps(), count, *(_Speaker() for one in trainer.callbacks if speaks(one))]
                 trainer.run()
                 held = sum(getattr(p, "ds_numel", p.numel()) for p in trainer.engine.module.parameters())
                 trainer.engine.close()

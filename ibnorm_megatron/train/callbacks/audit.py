@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from ...errors import Problem, UserError
+from ...errors import Problem, RunFailure
 from ...parallel.cpu_compat import device
 from ...parallel.replicas import mismatches
 from .base import Callback
@@ -22,7 +22,7 @@ class ReplicaAudit(Callback):
     It comes before a checkpoint, so that none is written of a model whose copies differ.
 
     Raises:
-        UserError: the copies of a weight differ; on every rank, named by those that hold one.
+        RunFailure: the copies of a weight differ; on every rank, named by those that hold one.
     """
 
     def __init__(self, interval: int) -> None:
@@ -42,4 +42,4 @@ class ReplicaAudit(Callback):
         said = "; ".join(map(str, found[:3])) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
         why = said or "other ranks found copies of a weight that differ, and name it"
         mend = "go on from the last checkpoint; if it happens again, look for a norm or plugin whose gradient is not summed"
-        raise UserError(Problem("the model after step", str(trainer.state.step), why, f"{mend} (see ibnorm verify)"))
+        raise RunFailure(Problem("the model after step", str(trainer.state.step), why, f"{mend} (see ibnorm verify)"))

@@ -25,6 +25,12 @@ class Callback:
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """After an evaluation."""
 
+    def on_event(self, trainer: Trainer, record: Record) -> None:
+        """When something happened that does not every step: ``event`` says what, ``step`` when, ``said`` what a person reads.
+
+        The other values are plain.
+        """
+
     def on_end(self, trainer: Trainer) -> None:
         """After the last step, or after the step at which the run was asked to stop."""
 
@@ -44,3 +50,8 @@ class Callback:
 
     def restore(self, state: Record) -> None:
         """Take back what :meth:`state` gave."""
+
+
+def speaks(callback: Callback) -> bool:
+    """Whether a callback has something to say to all ranks."""
+    return type(callback).say is not Callback.say

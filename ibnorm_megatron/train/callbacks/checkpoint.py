@@ -62,6 +62,8 @@ class Checkpoint(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         self._saved_at = trainer.state.step
+        if trainer.groups.first:
+            trainer.folder.prune(self._config.keep_last, self._config.keep_every)
 
     def after_step(self, trainer: Trainer) -> None:
         if self._config.interval and trainer.state.step % self._config.interval == 0:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Console(Callback):
-    """A progress bar with the loss, and a line for every evaluation."""
+    """A progress bar with the loss, and a line for every evaluation and every event."""
 
     def __init__(self) -> None:
         self._progress = Progress("", 0, visible=False)
@@ -35,6 +35,9 @@ class Console(Callback):
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         bits = record["val_bits_per_byte"]
         self._progress.print(f"step {record['step']}: validation loss {record['val_loss']:.4f}, {bits:.4f} bits a byte")
+
+    def on_event(self, trainer: Trainer, record: Record) -> None:
+        self._progress.print(f"step {record['step']}: {record['said']}")
 
     def close(self) -> None:
         self._progress.stop()

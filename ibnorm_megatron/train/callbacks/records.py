@@ -23,6 +23,10 @@ class JsonLines(Callback):
         if trainer.groups.first:
             trainer.folder.append_metrics(record)
 
+    def on_event(self, trainer: Trainer, record: Record) -> None:
+        if trainer.groups.first:
+            trainer.folder.append_metrics(record)
+
 
 class Summary(Callback):
     """summary.json: how the run ended, from its metrics (of all its starts) and from what other callbacks measured.
@@ -48,8 +52,9 @@ class Summary(Callback):
                 summary["norm_share"] = summary["norm_seconds"] / step
         if evaluations:
             summary.update({key: value for key, value in evaluations[-1].items() if key != "step"})
+        ended = "complete" if trainer.state.step == config.train.steps else "stopped"
         summary.update(
-            status="complete" if trainer.state.step == config.train.steps else "stopped",
+            status="failed" if trainer.failure else ended,
             norm=config.model.norm_label(),
             step=trainer.state.step,
             tokens=trainer.state.tokens,
