@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from ..errors import Problem, UserError
-from ..files import rename_directory, write_json, write_text
+from ..files import remove_leftovers, rename_directory, write_json, write_text
 
 _LATEST = "latest"
 
@@ -76,8 +76,17 @@ class RunFolder:
                 ) from None
             except OSError:
                 pass  # a file system without locks: nothing can be held, and nothing is known
+            else:
+                self._sweep()
             write_text(self.config_path, config_yaml)
             yield
+
+    def _sweep(self) -> None:
+        """Remove what kills have left half-written; the folder is ours."""
+        for folder in (self.path, self.checkpoints):
+            remove_leftovers(folder)
+        for draft in self.checkpoints.glob(".step-*.tmp"):
+            shutil.rmtree(draft, ignore_errors=True)
 
     def begin(self, card: dict[str, Any], first_step: int) -> None:
         """Write the run card, and drop metrics of steps that will be run again, keeping a copy of them.

@@ -1,0 +1,90 @@
+"""A run that is killed at any moment, and started again by the same command, ends as if nothing had happened.
+
+A sample: ``python -m benchmarks.kills`` kills hundreds of times. Both go through every case in :data:`~.plans.CASES`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ..conftest import VOCABULARY
+from .harness import Lost, Yard
+from .launches import Kill
+from .plans import CASES, WINDOWS, Case, half_a_draft, random_kill, without_index
+from .state import differing, named_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Iterator[Yard]:
+    with Yard(prepared, VOCABULARY, tmp_path_factory.mktemp("yard")) as yard:
+        yield yard
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_run_killed_at_random_is_the_undisturbed_one(yard: Yard, case: Case) -> None:
+    chance = random.Random(case.name)  # noqa: S311
+    peace = yard.undisturbed(case)
+    kills = [random_kill(chance, peace) for _ in range(3)]
+    first = Kill(None, "time", seconds=chance.uniform(0.5, 0.9) * peace.seconds)
+    tale = yard.story(case, [first, *kills], chance.uniform(0.0, 0.3), without_index(chance))
+    assert tale.kills
+
+
+def test_every_window_is_hit(yard: Yard) -> None:
+    """While a draft, a pointer, an index, a run card or a config is being written."""
+    case = CASES[0]
+    for pattern in WINDOWS:
+        tale = yard.story(case, [Kill(None, "seen", pattern=pattern) for _ in range(3)], before_start=half_a_draft)
+        hit = [where for _, where, _ in tale.kills]
+        assert pattern.startswith(".") or hit, f"no kill struck while {pattern} was there"
+
+
+def test_no_step_of_the_file_system_is_a_bad_moment(yard: Yard) -> None:
+    """Every 16th of all calls, from another first one than last year's; the start after it is killed at the same call."""
+    case = CASES[0]
+    (calls,) = yard.undisturbed(case).calls
+    hit = set()
+    for call in range(5, calls + 1, 16):
+        tale = yard.story(case, [Kill(0, "call", call=call), Kill(0, "call", call=call)])
+        assert tale.kills
+        hit |= {where for _, where, _ in tale.kills}
+    assert {"building or opening the index", "steps", "writing the draft", "loading"} <= hit
+
+
+def test_a_run_that_lost_something_is_found_out(yard: Yard) -> None:
+    """The harness itself: a start that goes on from an older state gives the same curve, and is no less a loss."""
+    case = CASES[0]
+    late = Kill(None, "seen", pattern="checkpoints/.step-00000009.tmp")
+
+    def set_back(run: Path) -> str | None:
+        name = named_checkpoint(run)
+        if name == "step-00000006":
+            (run / "checkpoints" / "latest").write_text("step-00000003")
+        return name
+
+    with pytest.raises(Lost, match=r"went on at \[3\] after \[\], but the newest complete state was step-00000006"):
+        yard.story(case, [late], before_start=set_back)
+
+    def rewrite(run: Path) -> str | None:
+        if (metrics := run / "metrics.jsonl").is_file():
+            metrics.write_text(metrics.read_text().replace('"step": 2, ', '"step": 2, "loss": 5.0, "was_', 1))
+        return named_checkpoint(run)
+
+    with pytest.raises(Lost, match="came out differently:\nrecords/1/"):
+        yard.story(case, [late], before_start=rewrite)
+
+
+def test_states_are_compared_bit_for_bit() -> None:
+    zero, nan = torch.tensor([0.0, float("nan")]), float("nan")
+    assert not [*differing({"a": zero, "b": [nan, 1]}, {"a": zero.clone(), "b": [nan, 1]})]
+    assert [*differing({"a": zero}, {"a": torch.tensor([-0.0, nan])})] == ["/a: tensors differ"]
+    assert [*differing({"a": zero}, {"a": zero.double()})] == ["/a: tensors differ"]
+    assert [*differing({"a": [1], "step_seconds": 1}, {"a": [2], "step_seconds": 2})] == ["/a/0: 1 is not 2"]
+    assert [*differing({"a": 1}, {})] == ["/a is on one side only"]
