@@ -13,12 +13,12 @@ class Kill:
 
     Attributes:
         rank: who; None: all ranks at once, which only times and names can say.
-        how: ``time``: so many seconds after the start. ``seen``: as soon as a name that fits the pattern is in the run's
-            folder. ``call``: before its n-th call to the file system below the run's folder. ``size``: in the middle of a
-            write, when a file grows to so many bytes, of those after the n-th call.
+        how: ``time``: so many seconds after the start. ``seen``: soon after a new name that fits the pattern is in the run's
+            folder. ``call``: before its n-th call to the file system below the run's folder, of those that fit the pattern.
+            ``size``: in the middle of a write, when a file grows to so many bytes, of those after the n-th call.
         seconds: for ``time``.
-        pattern: for ``seen``.
-        call: for ``call`` and ``size``, from 1.
+        pattern: a path for ``seen``; the call and a path for ``call``, such as ``os.rename checkpoints/*``; "" fits all.
+        call: n, for ``call`` and ``size``, from 1.
         size: in bytes.
     """
 
@@ -33,7 +33,7 @@ class Kill:
         what = {
             "time": f"after {self.seconds:.3f} s",
             "seen": f"when {self.pattern} is there",
-            "call": f"before call {self.call}",
+            "call": f"before call {self.call} {self.pattern}".rstrip(),
             "size": f"at {self.size} bytes of a file after call {self.call}",
         }
         return f"{'all ranks' if self.rank is None else f'rank {self.rank}'} {what[self.how]}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import fnmatch
 import mmap
 import multiprocessing
 import os
@@ -133,7 +134,7 @@ def _watch(launch: Launch, ranks: list[BaseProcess], started: float) -> tuple[bo
 def _fitting(launch: Launch) -> set[tuple[Path, int]]:
     """The names below the run's folder that the kill waits for, with what makes a new file of the same name another one."""
     found = set()
-    for path in launch.run.glob(launch.kill.pattern) if launch.kill and launch.kill.pattern else ():
+    for path in launch.run.glob(launch.kill.pattern) if launch.kill and launch.kill.how == "seen" else ():
         with contextlib.suppress(FileNotFoundError):
             found.add((path, path.stat().st_ino))
     return found
@@ -175,13 +176,15 @@ def _rank(launch: Launch, rank: int, board: _Board) -> None:
 
 def _watch_calls(run: Path, board: _Board, kill: Kill | None) -> None:
     """Count the calls below ``run`` on the board, and die as ``kill`` says."""
-    below, count, original = str(run), 0, os.fsync
+    below, count, fitting, original = str(run), 0, 0, os.fsync
+    pattern = (kill.pattern if kill else "") or "*"
 
     def seen(what: str, path: str) -> None:
-        nonlocal count
+        nonlocal count, fitting
         count += 1
         board.write(count, f"{what} {path}")
-        if kill and count == kill.call:
+        fitting += fnmatch.fnmatch(f"{what} {path}", pattern)
+        if kill and fitting == kill.call:
             if kill.how == "call":
                 os.kill(os.getpid(), signal.SIGKILL)
             resource.setrlimit(resource.RLIMIT_FSIZE, (kill.size, resource.RLIM_INFINITY))

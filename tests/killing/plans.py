@@ -61,24 +61,44 @@ class Undisturbed:
     largest: int
 
 
-#: Names that are there only while something is being made.
-WINDOWS = (
-    "checkpoints/.step-*.tmp",
-    "checkpoints/.latest.tmp-*",
-    "index/*/.*.tmp-*",
-    ".run_card.json.tmp-*",
-    ".config.yaml.tmp-*",
+#: Names that are there while something is being made, for long enough to be seen from outside.
+WINDOWS = ("checkpoints/.step-*.tmp", "index/*/.*.tmp-*")
+
+#: Moments between two steps of the file system, in an order in which the first rank of one story can die at all of them.
+MOMENTS = (
+    "os.mkdir .",
+    "os.rename .config.yaml.tmp-*",
+    "os.rename .run_card.json.tmp-*",
+    "os.mkdir index/*/.seed*.tmp-*",
+    "open index/*/.seed*.tmp-*",
+    "os.rename index/*/.seed*.tmp-*",
+    "open metrics.jsonl",
+    "os.mkdir checkpoints/.step-*.tmp",
+    "os.fsync checkpoints/.step-*.tmp/*",
+    "os.rename checkpoints/.step-*.tmp",
+    "open checkpoints/.latest.tmp-*",  # after the first one has its name: it is there, and nothing points to it
+    "os.rename checkpoints/step-*",  # and is put aside
+    "os.rename checkpoints/.latest.tmp-*",
+    "os.mkdir checkpoints/.step-00000006.tmp",  # now there is something to go on from
+    "open checkpoints/step-*/*",
+    "os.rename .run_card.json.tmp-*",
+    "os.rename .metrics.jsonl.tmp-*",
+    "os.remove *checkpoints/step-*",
+    "os.rmdir checkpoints/step-*",
+    "os.rename .summary.json.tmp-*",
 )
 
 
 def random_kill(chance: random.Random, peace: Undisturbed) -> Kill:
     """A kill somewhere in a run: by the clock, at a step of the file system, within a file, or while something is made."""
     rank = chance.randrange(len(peace.calls))
-    how = chance.choice(["time", "time", "call", "call", "size", "seen"])
+    how = chance.choice(["time", "time", "call", "call", "size", "seen", "moment"])
     if how == "time":
         return Kill(chance.choice([rank, None]), "time", seconds=chance.uniform(0.0, peace.seconds))
     if how == "seen":
         return Kill(chance.choice([rank, None]), "seen", pattern=chance.choice(WINDOWS))
+    if how == "moment":
+        return Kill(0, "call", call=chance.randint(1, 2), pattern=chance.choice(MOMENTS))
     call = chance.randint(1, max(1, peace.calls[rank]))
     if how == "size":
         return Kill(rank, "size", call=call, size=chance.randint(1, peace.largest))
@@ -121,6 +141,8 @@ def without_index(chance: random.Random) -> Callable[[Path], str | None]:
 def half_a_draft(run: Path) -> str | None:
     """What a kill in the middle of a save leaves, of a step that is not saved again."""
     name = named_checkpoint(run)
+    if not (run / "config.yaml").is_file():
+        return name
     draft = run / "checkpoints" / f".step-{step_of(name) + 1:08d}.tmp"
     draft.mkdir(parents=True, exist_ok=True)
     (draft / "mp_rank_00_model_states.pt").write_bytes(b"half")
