@@ -18,13 +18,14 @@ BELOW = {
     "root": set(),
     "parallel": {"root"},
     "data": {"root"},
+    "checkpoints": {"parallel", "root"},
     "model": {"norms", "parallel", "root"},
     "config": {"data", "model", "parallel", "train.config", "root"},
-    "train": {"config", "data", "model", "norms", "parallel", "root"},
+    "train": {"checkpoints", "config", "data", "model", "norms", "parallel", "root"},
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "lab": {"train", "root"},
     "checks": {"norms", "root"},
-    "cli": {"checks", "norms", "config", "data", "lab", "train", "verify", "root"},
+    "cli": {"checkpoints", "checks", "norms", "config", "data", "lab", "train", "verify", "root"},
     "data_prep": {"data", "root"},
 }
 SOURCES = sorted([*(ROOT / "ibnorm_megatron").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])

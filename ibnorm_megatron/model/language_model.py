@@ -10,9 +10,11 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
+from ..norms.base import Norm
 from ..norms.site import Site
 from ..parallel.config import Precision
 from ..parallel.groups import Groups
+from ..parallel.sharding import Sharding
 from .compiled import compile_layers
 from .config import ModelConfig
 from .cross_entropy import compiled_cross_entropy
@@ -88,13 +90,32 @@ class LanguageModel(nn.Module):
 
         The output head of tied embeddings is the embedding, on a last stage as well.
         """
-        layer, first = "decoder.layers.{}.", self._first_layer
-        prefixes = {layer.format(i): layer.format(first + i) for i in range(len(self.gpt.decoder.layers))}
+        prefixes = self._prefixes()
         embedding = "embedding.word_embeddings.weight"
         return {
             embedding if parameter is self.tied_over_stages else _renamed(name, prefixes): parameter
             for name, parameter in self.gpt.named_parameters()
         }
+
+    def _prefixes(self) -> dict[str, str]:
+        """What names of this stage's layers begin with, here and in the whole model."""
+        layer, first = "decoder.layers.{}.", self._first_layer
+        return {layer.format(i): layer.format(first + i) for i in range(len(self.gpt.decoder.layers))}
+
+    def logical_buffers(self) -> dict[str, tuple[Tensor, Sharding]]:
+        """The buffers of this stage's norms, which a step changes, named as parameters are; of a row's columns, or of none."""
+        found = {}
+        prefixes = self._prefixes()
+        for module_name, norm in self.gpt.named_modules():
+            if isinstance(norm, Norm):
+                for name, buffer in norm.named_buffers(recurse=False):
+                    shape = list(buffer.shape)
+                    sharded = norm.process_group is not None and bool(shape) and shape[-1] == norm.local_size
+                    if sharded:
+                        shape[-1] = norm.hidden_size
+                    sharding = Sharding(tuple(shape), len(shape) - 1 if sharded else None, 1, 0)
+                    found[_renamed(f"{module_name}.{name}", prefixes)] = (buffer, sharding)
+        return found
 
     def set_input_tensor(self, hidden: list[Tensor]) -> None:
         """The hidden states that the stage before sent; the pipeline's schedule calls this."""

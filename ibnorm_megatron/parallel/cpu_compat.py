@@ -32,22 +32,22 @@ def device() -> torch.device:
 
 
 class LateRead:
-    """One number of the device's, copied now and read later: reading waits for the copy and for nothing queued after it."""
+    """Numbers of the device's, copied now and read later: reading waits for the copy and for nothing queued after it."""
 
-    def __init__(self, number: torch.Tensor) -> None:
+    def __init__(self, numbers: torch.Tensor) -> None:
         self._copied = None
-        if number.is_cuda:
-            self._host = torch.empty_like(number, device="cpu", pin_memory=True).copy_(number, non_blocking=True)
+        if numbers.is_cuda:
+            self._host = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()
         else:
-            self._host = number.clone()
+            self._host = numbers.clone()
 
-    def value(self) -> float:
-        """The number."""
+    def values(self) -> list[float]:
+        """The numbers."""
         if self._copied is not None:
             self._copied.synchronize()
-        return float(self._host)
+        return [float(number) for number in self._host]
 
 
 def install() -> None:

@@ -7,7 +7,6 @@ import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from . import cpu_compat
 from .config import Layout, Precision
 from .gradients import sum_partial_gradients
 from .groups import Groups, ModelParallelUnit
+from .optimizer_state import OptimizerState
 from .pipeline import Inputs, run_pipeline
 
 
@@ -127,8 +127,6 @@ class Engine:
         import deepspeed
         from deepspeed.utils import logger
 
-        from .states import StateFiles
-
         logger.setLevel(logging.WARNING)
         self.groups, self.module = groups, module
         self._clip = grad_clip if grad_clip > 0 else float("inf")
@@ -136,7 +134,6 @@ class Engine:
         deepspeed.init_distributed(dist_init_required=False)
         with contextlib.redirect_stdout(io.StringIO()):  # its bf16 optimizer prints memory tables, unasked
             self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config, mpu=ModelParallelUnit())
-        self.deepspeed.checkpoint_engine = StateFiles()
         if self.deepspeed.bfloat16_enabled():
             _leave_overflow_to_the_norm(self.deepspeed.optimizer)
 
@@ -209,18 +206,10 @@ class Engine:
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
 
-    def save(self, folder: Path, name: str, client: dict[str, Any]) -> None:
-        """Write weights, optimizer state and ``client`` (plain values) into ``folder/name``. Collective."""
-        self.deepspeed.save_checkpoint(str(folder), tag=name, client_state={"client": client}, save_latest=False)
-
-    def load(self, folder: Path, name: str) -> dict[str, Any] | None:
-        """Restore what :meth:`save` wrote; returns ``client``, or None if there are no files for this layout. Collective.
-
-        Raises:
-            UserError: a file is damaged or is not a state.
-        """
-        path, client = self.deepspeed.load_checkpoint(str(folder), tag=name)
-        return None if path is None else client["client"]
+    @property
+    def optimizer_state(self) -> OptimizerState:
+        """Float32 weights and moments, wherever DeepSpeed has them."""
+        return OptimizerState(self.deepspeed, self.groups.replicas)
 
     def close(self) -> None:
         """Give back what the engine holds: hooks, buffers."""

@@ -137,6 +137,13 @@ class Groups:
         """Whether this rank speaks for the run: prints, and writes records."""
         return self.rank == 0
 
+    def seed_random(self, seed: int) -> None:
+        """Seed torch's and Megatron-core's generators, the latter apart for each tensor rank."""
+        from megatron.core import tensor_parallel
+
+        torch.manual_seed(seed)
+        tensor_parallel.model_parallel_cuda_manual_seed(seed)
+
 
 @contextmanager
 def model_parallel(layout: Layout, seed: int) -> Iterator[Groups]:
@@ -144,7 +151,7 @@ def model_parallel(layout: Layout, seed: int) -> Iterator[Groups]:
 
     Several layouts can follow one another in one world.
     """
-    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core import parallel_state
 
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
@@ -155,9 +162,7 @@ def model_parallel(layout: Layout, seed: int) -> Iterator[Groups]:
         groups = Groups.current(layout)
         # Dropout differs between ranks with other tokens and between stages, and is shared or split over tensor ranks by
         # megatron's tracker.
-        rank_seed = seed + 7919 * dist.get_rank(groups.replicas) + 104_729 * groups.stage
-        torch.manual_seed(rank_seed)
-        tensor_parallel.model_parallel_cuda_manual_seed(rank_seed)
+        groups.seed_random(seed + 7919 * dist.get_rank(groups.replicas) + 104_729 * groups.stage)
         yield groups
     finally:
         parallel_state.destroy_model_parallel()

@@ -1,65 +1,153 @@
-"""Saving and restoring a run's state: what the engine holds, the random numbers of every rank, and the run's own values."""
+"""What of a run a checkpoint holds: taken from this rank, and given back to it, in the same layout or another."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+import xxhash
+from torch import Tensor
 
+from ..checkpoints.reader import CheckpointReader, tensor_record
+from ..checkpoints.record import CheckpointRecord, Run, damages, read_record
+from ..checkpoints.writer import Part
+from ..config import Config
 from ..errors import Problem, UserError
 from ..parallel.cpu_compat import device, on_gpu
 from ..parallel.engine import Engine
-from ..parallel.states import read_state, write_state
+from ..parallel.groups import Groups
+from ..parallel.optimizer_state import KINDS, answers_for
+from ..parallel.sharding import Sharding
+from .run_card import layout_of
 from .run_folder import RunFolder
 
+#: Sizes of a layout on which a rank's random numbers depend.
+_PLACES = ("world_size", "tensor", "pipeline", "context")
 
-def save_checkpoint(folder: RunFolder, engine: Engine, state: dict[str, Any], keep_last: int) -> None:
-    """Save everything a resumed run needs. Collective. A reader sees the checkpoint whole, or not at all.
+
+def take_part(engine: Engine, groups: Groups, config: Config, pool: dict[str, Tensor]) -> Part:
+    """Copy to the CPU what this rank answers for.
 
     Args:
-        folder: the run's.
-        engine: weights and optimizer state.
-        state: the same on every rank, plain values; ``step`` names the checkpoint.
-        keep_last: how many of the newest checkpoints stay.
+        engine: between two steps.
+        groups: this rank's place.
+        config: the run's.
+        pool: where the copies of the last call are, which are overwritten.
     """
-    step, draft = state["step"], folder.draft_checkpoint(state["step"])
-    if dist.get_rank() == 0:
-        folder.begin_checkpoint(step)
-    dist.barrier()
-    engine.save(folder.checkpoints, draft.name, state)
-    # DeepSpeed keeps one client state per model-parallel rank; random numbers differ on every rank.
-    write_state(_random_file(draft), _random_state())
-    dist.barrier()
-    if dist.get_rank() == 0:
-        folder.commit_checkpoint(step, keep_last)
-    dist.barrier()
+    tensor_rank, tensor_ranks = groups.tensor_rank, groups.layout.tensor
+    part = Part(groups.rank, tensor_rank)
+    parameters = {
+        name: parameter for name, parameter in engine.module.logical_parameters().items() if answers_for(parameter, tensor_rank)
+    }
+    for name, fragment in engine.optimizer_state.own_fragments(parameters).items():
+        part.runs[name] = Run(start=fragment.start, length=fragment.length)
+        part.parameters[name] = tensor_record(Sharding.of(parameters[name], tensor_ranks, config.model.vocab_size))
+        part.tensors |= {f"{kind}/{name}": value for kind, value in fragment.values.items()}
+    if dist.get_rank(groups.replicas) == 0:
+        for name, (buffer, sharding) in engine.module.logical_buffers().items():
+            if tensor_rank == 0 or sharding.dim is not None:
+                part.buffers[name] = tensor_record(sharding)
+                part.tensors[f"buffer/{name}"] = buffer
+    part.tensors = {name: _copied(pool, name, tensor) for name, tensor in part.tensors.items()}
+    part.tensors |= {f"random/{name}": state for name, state in _random_states().items()}
+    return part
 
 
-def load_checkpoint(folder: RunFolder, engine: Engine, name: str) -> dict[str, Any]:
-    """Restore a checkpoint of the same layout; returns the ``state`` that was saved. Collective.
+def _copied(pool: dict[str, Tensor], name: str, tensor: Tensor) -> Tensor:
+    if name not in pool or pool[name].shape != tensor.shape:
+        pool[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format, pin_memory=on_gpu())
+    return pool[name].copy_(tensor)
+
+
+def head(engine: Engine, snapshot: Mapping[str, Any], config: Config, card: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a checkpoint without its tensors and files: the same on every rank."""
+    state = engine.optimizer_state
+    return {
+        "format": "ibnorm_megatron checkpoint",
+        "version": 1,
+        **snapshot,
+        "optimizer_steps": state.steps,
+        "loss_scale": state.loss_scale(),
+        "kinds": list(KINDS if state.steps else KINDS[:1]),
+        "layout": layout_of(config, dist.get_world_size()),
+        "config": config.to_dict(),
+        "card": dict(card),
+    }
+
+
+def newest_undamaged(folder: RunFolder) -> tuple[str, list[Problem]]:
+    """The newest checkpoint that is as it was written, and what is wrong with newer ones. Collective.
+
+    All ranks look, each into its share of the files, and agree.
 
     Raises:
-        UserError: a file is missing, damaged or no state; on every rank, if it is so on one.
+        UserError: all checkpoints are damaged; on every rank.
     """
-    _agree_that_it_is_readable(folder.checkpoints / name)
-    state = engine.load(folder.checkpoints, name)
-    if state is None:
-        where = str(folder.checkpoints / name)
-        raise UserError(
-            Problem("the checkpoint", where, "it has no files for this layout", "resume with the layout it was saved in")
-        )
-    _restore_random_state(read_state(_random_file(folder.checkpoints / name)))
-    return state
+    found: list[Problem] = []
+    for name in folder.checkpoint_names():
+        problems: list[list[Problem]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(problems, _damages(folder.checkpoints / name))
+        if not any(problems):
+            return name, found
+        found += dict.fromkeys(problem for of_rank in problems for problem in of_rank)
+    raise UserError(*found)
 
 
-def _agree_that_it_is_readable(checkpoint: Path) -> None:
-    """Look into every file, each rank into its share. A rank that failed within DeepSpeed would leave the others waiting."""
+def _damages(checkpoint: Path) -> list[Problem]:
+    try:
+        record = read_record(checkpoint)
+    except UserError as error:
+        return list(error.problems)
+    return list(damages(checkpoint, record, sorted(record.files)[dist.get_rank() :: dist.get_world_size()]))
+
+
+def load_checkpoint(checkpoint: Path, engine: Engine, groups: Groups, config: Config) -> CheckpointRecord:
+    """Restore weights, optimizer and random numbers of a checkpoint of any layout; returns its record. Collective.
+
+    In another layout no rank has the random numbers of one before: they begin anew, from the seed and the step.
+
+    Raises:
+        UserError: the checkpoint is of another model; on every rank, if it is so on one.
+    """
+    reader = CheckpointReader(checkpoint)
+    _on_all_ranks(lambda: _load_tensors(reader, engine, groups, config))
+    record = reader.record
+    engine.optimizer_state.end_load(record.loss_scale)
+    here = layout_of(config, dist.get_world_size())
+    if all(record.layout.get(name) == here[name] for name in _PLACES):
+        _restore_random_states(reader.random(groups.rank))
+    else:
+        place = f"{config.train.seed} {record.step} {dist.get_rank(groups.replicas)} {groups.stage}"
+        groups.seed_random(xxhash.xxh3_64_intdigest(place.encode()) >> 33)
+    return record
+
+
+def _load_tensors(reader: CheckpointReader, engine: Engine, groups: Groups, config: Config) -> None:
+    rank, ranks, state = groups.tensor_rank, groups.layout.tensor, engine.optimizer_state
+    parameters, buffers = engine.module.logical_parameters(), engine.module.logical_buffers()
+    state.begin_load(reader.record.optimizer_steps)
+    for name, fragment in state.fragments(parameters).items():
+        sharding = Sharding.of(parameters[name], ranks, config.model.vocab_size)
+        for kind, value in fragment.values.items():
+            value.copy_(reader.run(kind, name, sharding, rank, ranks, fragment.start, fragment.length))
+    for name, (buffer, sharding) in buffers.items():
+        buffer.copy_(reader.buffer(name, sharding, rank, ranks))
+    if groups.layout.pipeline == 1 and (others := reader.record.parameters.keys() - parameters.keys()):
+        why = "the model has no such parameter"
+        mend = "go on with the model that was saved, or choose another run.dir"
+        raise UserError(*(Problem(f"{name} in the checkpoint", str(reader.folder), why, mend) for name in sorted(others)[:5]))
+
+
+def _on_all_ranks(do: Callable[[], None]) -> None:
+    """Do something that one rank may be refused, and let none go on alone."""
     problem = None
     try:
-        for path in sorted(checkpoint.glob("*.pt"))[dist.get_rank() :: dist.get_world_size()]:
-            read_state(path, mapped=True)
+        do()
     except UserError as error:
         problem = error
     failed = torch.tensor(float(problem is not None), device=device())
@@ -67,25 +155,37 @@ def _agree_that_it_is_readable(checkpoint: Path) -> None:
     if problem is not None:
         raise problem
     if failed:
-        why = "another rank found a file of it damaged"
-        raise UserError(Problem("the checkpoint", str(checkpoint), why, "see what that rank says"))
+        why = "another rank was refused it"
+        raise UserError(Problem("the checkpoint", "open", why, "see what that rank says"))
 
 
-def _random_file(checkpoint: Path) -> Path:
-    return checkpoint / f"random-rank{dist.get_rank()}.pt"
-
-
-def _random_state() -> dict[str, Any]:
+def _random_states() -> dict[str, Tensor]:
+    """Every generator's state as a tensor: torch's, Megatron-core's named ones, NumPy's and Python's."""
     from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
-    state = {"cpu": torch.get_rng_state(), "tracker": get_cuda_rng_tracker().get_states()}
-    return {**state, "gpu": torch.cuda.get_rng_state(device())} if on_gpu() else state
-
-
-def _restore_random_state(state: dict[str, Any]) -> None:
-    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
-
-    torch.set_rng_state(state["cpu"])
-    get_cuda_rng_tracker().set_states(state["tracker"])
+    states = {"torch": torch.get_rng_state()}
+    states |= {f"megatron/{name}": state.cpu() for name, state in get_cuda_rng_tracker().get_states().items()}
     if on_gpu():
-        torch.cuda.set_rng_state(state["gpu"], device())
+        states["gpu"] = torch.cuda.get_rng_state(device())
+    _, keys, place, has_gauss, gauss = np.random.get_state()  # a plugin may draw from it
+    states["numpy"] = torch.tensor([*map(int, keys), place, has_gauss], dtype=torch.int64)
+    states["numpy_gauss"] = torch.tensor([gauss], dtype=torch.float64)
+    version, words, gauss_next = random.getstate()
+    states["python"] = torch.tensor([version, *words], dtype=torch.int64)
+    states["python_gauss"] = torch.tensor([] if gauss_next is None else [gauss_next], dtype=torch.float64)
+    return states
+
+
+def _restore_random_states(states: Mapping[str, Tensor]) -> None:
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    torch.set_rng_state(states["torch"])
+    prefix = "megatron/"
+    get_cuda_rng_tracker().set_states({n.removeprefix(prefix): s for n, s in states.items() if n.startswith(prefix)})
+    if on_gpu() and "gpu" in states:
+        torch.cuda.set_rng_state(states["gpu"], device())
+    *keys, place, has_gauss = states["numpy"].tolist()
+    gauss = float(states["numpy_gauss"])
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+    version, *words = states["python"].tolist()
+    random.setstate((version, tuple(words), *(states["python_gauss"].tolist() or [None])))

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..checkpoints.record import CheckpointRecord
 from ..config import Config
 from ..data.loader import Loader
 from ..data.prepared import Prepared
@@ -60,7 +61,6 @@ class Trainer:
         self.summary: Record = {}
         self._loader, self.callbacks = loader, callbacks
         self._take_step = TrainStep(config.train, groups, engine)
-        self._stop_requested = False
         self._stopping = False
         self._timed_steps, self._timed_seconds = 0, 0.0  # since the last record, without what callbacks take
 
@@ -86,12 +86,15 @@ class Trainer:
         """Take a step; return what the metrics say of it, if it is one that they speak of."""
         started, step = time.perf_counter(), self.state.step + 1
         batches = self._loader.batches(self.state.samples)
-        metrics, self._stopping = self._take_step(step, batches, self._stop_requested)
+        speaking = [callback for callback in self.callbacks if type(callback).say is not Callback.say]
+        metrics, heard = self._take_step(step, batches, [callback.say() for callback in speaking])
         self.state.advance(self.config.train.global_batch_size, metrics.tokens)
         due = step % self.config.log.interval == 0 or step == self.config.train.steps
         record = self._record(metrics) if due else None  # reads from the device, so that the time below is that of its work
         self._timed_steps += 1
         self._timed_seconds += time.perf_counter() - started
+        for callback, total in zip(speaking, heard, strict=True):
+            callback.hear(self, total)
         if record is None:
             return None
         seconds = self._timed_seconds / self._timed_steps
@@ -110,9 +113,9 @@ class Trainer:
             "skipped": metrics.skipped,
         }
 
-    def request_stop(self) -> None:
-        """Ask all ranks to stop after a step; safe to call from a signal handler."""
-        self._stop_requested = True
+    def stop(self) -> None:
+        """Take no step after this one. To be called on all ranks alike, as from :meth:`Callback.hear`."""
+        self._stopping = True
 
     def notify_evaluation(self, record: Record) -> None:
         """Tell every callback of an evaluation."""
@@ -125,12 +128,12 @@ class Trainer:
         state = {"step": self.state.step, "samples": self.state.samples, "tokens": self.state.tokens}
         return {**state, "callbacks": callbacks}
 
-    def restore(self, snapshot: dict[str, Any]) -> None:
+    def restore(self, saved: CheckpointRecord) -> None:
         """Take a snapshot back. A callback that was not there when it was made begins anew."""
-        self.state = TrainState(snapshot["step"], snapshot["samples"], snapshot["tokens"])
+        self.state = TrainState(saved.step, saved.samples, saved.tokens)
         for callback in self.callbacks:
-            if (name := type(callback).__name__) in snapshot["callbacks"]:
-                callback.restore(snapshot["callbacks"][name])
+            if (name := type(callback).__name__) in saved.callbacks:
+                callback.restore(saved.callbacks[name])
 
     def peak_memory(self) -> int:
         """Most bytes any rank held so far: of GPU memory on GPUs, of the whole process on CPUs."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.record import read_record
 from ..config import Config, parse_config
 from ..data.prepared import Prepared, read_prepared
-from ..errors import Problem, UserError, raise_if_any
+from ..errors import Problem, UserError, nearest, raise_if_any
 from .run_card import run_card, run_identity
 from .run_folder import RunFolder, differences
 
@@ -69,20 +71,49 @@ def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]
         why = "it holds a run, and run.resume is never"
         yield Problem("run.dir", str(folder.path), why, "choose another run.dir or set run.resume=auto")
         return
-    free = ("run.", "log.", "checkpoint.", "evaluate.", "data.path", "data.index_cache")  # none of them changes the curve
-    found = [entry for entry in differences(folder.read_config(), config.to_dict()) if not entry[0].startswith(free)]
-    if folder.latest_checkpoint():  # data and world are known by what they are, from the card
-        was = folder.read_card()
-        found += [("the world size", was["layout"]["world_size"], identity["layout"]["world_size"])]
-        found += [("the plugins' content", was.get("plugins", {}), identity["plugins"])]
-        found += [(f"the hash of {name}", was["data"][key], identity["data"][key]) for name, key in _DATA_HASHES.items()]
-    for name, old, new in found:
-        if old != new:
-            mend = "set it back, or choose another run.dir for a new run"
-            yield Problem(name, repr(new), f"the run in {folder.path} was begun with {old!r}", mend)
+    was = _begun(folder)
+    entries = [entry for entry in differences(was["config"], config.to_dict()) if not entry[0].startswith(_FREE)]
+    if folder.latest_checkpoint():  # data is known by what it is
+        old, new = was["card"], identity
+        entries += [("plugins", old.get("plugins", {}), new["plugins"])]
+        entries += [(name, old["data"][key], new["data"][key]) for name, key in _DATA_HASHES.items()]
+    allowed = config.run.allow
+    fields = {*_fields(config.to_dict()), *(name for name, _, _ in entries)}
+    for name in allowed:
+        if name not in fields:
+            yield Problem("run.allow", repr(name), "there is no such field", nearest(name, fields))
+    for name, old, new in entries:
+        if old != new and not any(name == field or name.startswith(f"{field}.") for field in allowed):
+            what = f"its hash is {new!r}" if name in _DATA_HASHES else repr(new)
+            mend = f"set it back, allow it with run.allow=[{name}], or choose another run.dir for a new run"
+            yield Problem(name, what, f"the run in {folder.path} was begun with {old!r}", mend)
 
 
-_DATA_HASHES = {"the data": "hash", "its tokenizer": "tokenizer"}
+def _fields(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all fields, and of the mappings that hold them."""
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{key}.")
+
+
+def _begun(folder: RunFolder) -> dict[str, Any]:
+    """Config and card of the run in ``folder``, as its newest checkpoint has them, or else as its files have.
+
+    Raises:
+        UserError: the folder's records are damaged.
+    """
+    if latest := folder.latest_checkpoint():
+        with suppress(UserError):  # a damaged one is not the one to go on from
+            record = read_record(folder.checkpoints / latest)
+            return {"config": record.config, "card": record.card}
+    return {"config": folder.read_config(), "card": folder.read_card() if latest else {}}
+
+
+#: Fields that change no curve, or change it by rounding only: a run may go on with others.
+_FREE = ("run.", "log.", "checkpoint.", "evaluate.", "data.path", "data.index_cache", "parallel.")
+_FREE += ("train.micro_batch_size", "train.replica_audit", "guard.stop_after")
+_DATA_HASHES = {"data": "hash", "tokenizer": "tokenizer"}
 
 
 def run(config: Config, prepared: Prepared, world: World) -> int:
@@ -107,16 +138,41 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
         if world.rank == 0:
             held.enter_context(folder.claim(config.to_yaml()))
         with model_parallel(config.parallel, config.train.seed) as groups:
-            trainer = build_trainer(config, prepared, groups)
-            if latest:
-                from .checkpoint import load_checkpoint
-
-                trainer.restore(load_checkpoint(folder, trainer.engine, latest))
-            if groups.first:
-                folder.begin(run_card(config, prepared, world.size), trainer.state.step)
-            trainer.run()
-            trainer.engine.close()
+            train(config, prepared, groups)
     return 0
+
+
+def train(config: Config, prepared: Prepared, groups: Groups) -> None:
+    """Train to the end as one rank of a laid-out world, from the newest checkpoint if there is one.
+
+    Raises:
+        UserError: every checkpoint is damaged, or the newest is of another model.
+        RunFailure: the run ended before its end.
+    """
+    import torch.distributed as dist
+
+    folder = RunFolder(config.run.dir)
+    trainer = build_trainer(config, prepared, groups)
+    if folder.latest_checkpoint():
+        _go_on(trainer)
+    if groups.first:
+        folder.begin(run_card(config, prepared, dist.get_world_size()), trainer.state.step)
+    trainer.run()
+    trainer.engine.close()
+
+
+def _go_on(trainer: Trainer) -> None:
+    """Take back the newest checkpoint that is not damaged."""
+    from .checkpoint import load_checkpoint, newest_undamaged
+
+    folder = trainer.folder
+    name, damaged = newest_undamaged(folder)
+    trainer.restore(load_checkpoint(folder.checkpoints / name, trainer.engine, trainer.groups, trainer.config))
+    if damaged and trainer.groups.first:
+        for problem in damaged:
+            print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: going on from {name}, the newest checkpoint that is whole", file=sys.stderr)
+        folder.put_aside([newer for newer in folder.checkpoint_names() if newer > name], name)
 
 
 def _deepspeed_config(config: Config, data_size: int) -> dict[str, Any]:
@@ -158,12 +214,13 @@ def build_trainer(
     from ..data.tokenizer import token_bytes
     from ..parallel.cpu_compat import on_gpu
     from .callbacks.audit import ReplicaAudit
-    from .callbacks.checkpoint import Checkpoint, StopOnSignal
+    from .callbacks.checkpoint import Checkpoint
     from .callbacks.console import Console
     from .callbacks.evaluate import Evaluate
     from .callbacks.norm_cost import NormCost
     from .callbacks.norms import NormSteps
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
+    from .callbacks.signals import StopOnSignal
     from .loop import Trainer
 
     train, log, data = config.train, config.log, config.data
@@ -201,7 +258,7 @@ def build_trainer(
         Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,
         StopOnSignal(),
         Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches),
-        Checkpoint(config.checkpoint.interval, config.checkpoint.keep_last),
+        Checkpoint(config.checkpoint),
         NormCost(validation) if log.norm_cost else None,
         Summary(),
         Console() if log.console else None,  # the last to speak, when everything it speaks of is done

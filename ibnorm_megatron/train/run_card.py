@@ -34,21 +34,12 @@ def run_card(config: Config, prepared: Prepared, world_size: int) -> dict[str, A
 
 def run_identity(config: Config, prepared: Prepared, world_size: int) -> dict[str, Any]:
     """Layout, hashes, seed and sizes of a run: what stays the same wherever it goes on. Imports no torch."""
-    layout, train = config.parallel, config.train
+    train = config.train
     return {
         "plugins": plugin_hashes(config.plugins),
         "norm": config.model.norm_label(),
         "seed": train.seed,
-        "layout": {
-            "world_size": world_size,
-            "tensor": layout.tensor,
-            "sequence_parallel": layout.sequence_parallel,
-            "pipeline": layout.pipeline,
-            "context": layout.context,
-            "data": layout.data(world_size),
-            "zero_stage": layout.zero_stage,
-            "precision": train.precision,
-        },
+        "layout": layout_of(config, world_size),
         "parameters": config.model.num_params(),
         "tokens": train.steps * train.tokens_per_step(),
         "data": {
@@ -58,6 +49,21 @@ def run_identity(config: Config, prepared: Prepared, world_size: int) -> dict[st
             "validation_tokens": prepared.tokens("validation"),
             "unigram_entropy": prepared.unigram_entropy(),
         },
+    }
+
+
+def layout_of(config: Config, world_size: int) -> dict[str, Any]:
+    """The layout of a run in a world of this size, with its precision."""
+    layout = config.parallel
+    return {
+        "world_size": world_size,
+        "tensor": layout.tensor,
+        "sequence_parallel": layout.sequence_parallel,
+        "pipeline": layout.pipeline,
+        "context": layout.context,
+        "data": layout.data(world_size),
+        "zero_stage": layout.zero_stage,
+        "precision": config.train.precision,
     }
 
 

@@ -2,7 +2,8 @@
 
 config.yaml    the resolved config            run_card.json  what the run is: versions, commit, layout, hashes, seed
 metrics.jsonl  one object a line              summary.json   how it ended
-checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest complete one
+checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest complete one. What begins with a dot is growing
+               or going away, and nobody reads it; damaged-... and superseded-... were put aside
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import yaml
 
 from ..errors import Problem, UserError
 from ..files import remove_leftovers, rename_directory, write_json, write_text
+from ..printing import printable
 
 _LATEST = "latest"
 
@@ -34,6 +37,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.index_cache = self.path / "index"
         self._metrics = self.path / "metrics.jsonl"
+        self._unwritten: list[str] = []
 
     def check(self) -> None:
         """Refuse a path that cannot become a run's folder.
@@ -77,16 +81,10 @@ class RunFolder:
             except OSError:
                 pass  # a file system without locks: nothing can be held, and nothing is known
             else:
-                self._sweep()
+                for place in (self.path, self.checkpoints):
+                    remove_leftovers(place)
             write_text(self.config_path, config_yaml)
             yield
-
-    def _sweep(self) -> None:
-        """Remove what kills have left half-written; the folder is ours."""
-        for folder in (self.path, self.checkpoints):
-            remove_leftovers(folder)
-        for draft in self.checkpoints.glob(".step-*.tmp"):
-            shutil.rmtree(draft, ignore_errors=True)
 
     def begin(self, card: dict[str, Any], first_step: int) -> None:
         """Write the run card, and drop metrics of steps that will be run again, keeping a copy of them.
@@ -99,6 +97,7 @@ class RunFolder:
             now = {name: new for name, _, new in differences({**first, "resumed": None}, {**card, "resumed": None})}
             card = {**first, "resumed": [*first.get("resumed", []), {"step": first_step, **now}]}
         write_json(self.path / "run_card.json", card)
+        self._clear_leftovers()
         for path in self._checkpoints():
             if path.name > checkpoint_name(first_step):
                 path.rename(_unused(self.checkpoints, f"superseded-{path.name}"))
@@ -112,9 +111,21 @@ class RunFolder:
             write_text(self._metrics, "".join(kept))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl. JSON has no infinity and no NaN: they become null."""
-        with open(self._metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        """Add one line to metrics.jsonl. JSON has no infinity and no NaN: they become null.
+
+        A line that cannot be written, as on a full disk, is kept and written with a later one; nothing is half written.
+        """
+        self._unwritten.append(json.dumps(_finite(record), allow_nan=False) + "\n")
+        with suppress(OSError), open(self._metrics, "ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            lines = "".join(self._unwritten).encode("utf-8")
+            try:
+                if file.write(lines) != len(lines):
+                    raise OSError("the disk took a part")
+            except OSError:
+                file.truncate(end)
+                raise
+            self._unwritten.clear()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, with null for what is not finite."""
@@ -151,46 +162,75 @@ class RunFolder:
     def latest_checkpoint(self) -> str | None:
         """Name of the newest complete checkpoint, or None.
 
+        A pointer that holds nothing, as after a disk fault, is no pointer: the newest folder counts.
+
         Raises:
             UserError: the pointer names a checkpoint that is not there.
         """
         pointer = self.checkpoints / _LATEST
-        if not pointer.is_file():
-            return None
-        name = pointer.read_text(encoding="utf-8").strip()
-        if not (self.checkpoints / name).is_dir():
+        name = pointer.read_text(encoding="utf-8", errors="replace").strip(" \n\0") if pointer.is_file() else ""
+        if not name:
+            return max((path.name for path in self._checkpoints()), default=None)
+        if not _NAME.fullmatch(name) or not (self.checkpoints / name).is_dir():
             mend = "restore that folder, or write the name of another checkpoint into the file"
-            raise UserError(Problem(str(pointer), name or "empty", "there is no such checkpoint", mend))
+            raise UserError(Problem(str(pointer), printable(name[:80]), "there is no such checkpoint", mend))
         return name
+
+    def checkpoint_names(self) -> list[str]:
+        """The checkpoints to go on from: the newest complete one, then older ones."""
+        latest = self.latest_checkpoint()
+        return [path.name for path in reversed(self._checkpoints()) if latest is not None and path.name <= latest]
+
+    def put_aside(self, damaged: list[str], use: str) -> None:
+        """Go on from an older checkpoint, and keep those that are damaged under other names."""
+        write_text(self.checkpoints / _LATEST, use)
+        for name in damaged:
+            (self.checkpoints / name).rename(_unused(self.checkpoints, f"damaged-{name}"))
 
     def draft_checkpoint(self, step: int) -> Path:
         """The folder in which a checkpoint grows; no reader looks at it."""
         return self.checkpoints / f".{checkpoint_name(step)}.tmp"
 
-    def begin_checkpoint(self, step: int) -> None:
-        """Make the draft's folder, empty; a draft that a kill left behind is removed."""
+    def drop_draft(self, step: int) -> None:
+        """Remove a draft, and one that an earlier attempt left."""
         shutil.rmtree(self.draft_checkpoint(step), ignore_errors=True)
-        self.draft_checkpoint(step).mkdir(parents=True)
 
-    def commit_checkpoint(self, step: int, keep_last: int) -> None:
-        """Give a finished draft its name, point to it, and remove all but the newest ``keep_last``.
+    def commit_checkpoint(self, step: int, keep_last: int, keep_every: int = 0) -> None:
+        """Give a finished draft its name, point to it, and remove old ones.
 
-        No later checkpoint is there: :meth:`begin` has put them aside.
+        The newest ``keep_last`` stay, and those whose step is a multiple of ``keep_every``. No later checkpoint is there:
+        :meth:`begin` has put them aside.
         """
         name = checkpoint_name(step)
         rename_directory(self.draft_checkpoint(step), self.checkpoints / name)
         write_text(self.checkpoints / _LATEST, name)
         for old in self._checkpoints()[:-keep_last]:
-            shutil.rmtree(old)
+            if not keep_every or step_of_checkpoint(old.name) % keep_every:
+                going = self.checkpoints / f".{old.name}.removed"  # half a checkpoint has no name that anybody reads
+                old.rename(going)
+                shutil.rmtree(going)
 
     def _checkpoints(self) -> list[Path]:
         """Complete checkpoints, the oldest first."""
-        return sorted(self.checkpoints.glob("step-*"))
+        return sorted(path for path in self.checkpoints.glob("step-*") if _NAME.fullmatch(path.name))
+
+    def _clear_leftovers(self) -> None:
+        """Remove what a kill left half written or half removed."""
+        for path in self.checkpoints.glob(".step-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+_NAME = re.compile(r"step-\d{8,}")
 
 
 def checkpoint_name(step: int) -> str:
     """The folder name of a step's checkpoint."""
     return f"step-{step:08d}"
+
+
+def step_of_checkpoint(name: str) -> int:
+    """The step that a checkpoint's folder name says."""
+    return int(name.removeprefix("step-"))
 
 
 def _step_of(line: str) -> float:

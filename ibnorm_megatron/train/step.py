@@ -46,7 +46,7 @@ class StepMetrics:
 
 
 class TrainStep:
-    """Takes optimizer steps. Between two of them nothing is read back from the device but the wish to stop.
+    """Takes optimizer steps. Between two of them nothing is read back from the device but what ranks said.
 
     Args:
         train: learning rate and schedule.
@@ -60,25 +60,25 @@ class TrainStep:
     ) -> None:
         self._train, self._groups, self._engine, self._before_update = train, groups, engine, before_update
 
-    def __call__(self, step: int, batches: Sequence[Batch], stop: bool = False) -> tuple[StepMetrics, bool]:
+    def __call__(self, step: int, batches: Sequence[Batch], said: Sequence[float] = ()) -> tuple[StepMetrics, list[float]]:
         """Take step ``step``, counted from 1, on this data-parallel rank's micro-batches.
 
         Returns:
-            What it did, and whether any rank has said ``stop``.
+            What it did, and the sums over all ranks of the numbers that each has ``said``, of which all have as many.
         """
         own = [own_share(batch, self._groups) for batch in batches]
         # The mean is over all labels of the step, wherever they are: one message before the backward pass counts them.
         labels = sum(batch.num_tokens for batch in own) * self._groups.counts
-        counts = torch.tensor([labels, float(stop)], dtype=torch.float64, device=device())
+        counts = torch.tensor([labels, *said], dtype=torch.float64, device=device())
         dist.all_reduce(counts)
-        asked = LateRead(counts[1])
+        heard = LateRead(counts[1:])
         lr = learning_rate(self._train, step)
         self._engine.set_learning_rate(lr)
         nats = self._engine.forward_backward([inputs(batch) for batch in own], counts[0].reciprocal().float())
         self._before_update()
         result = self._engine.step()
         metrics = StepMetrics(lr, counts[0], result.skipped, nats * self._groups.counts, result.grad_norm)
-        return metrics, asked.value() > 0
+        return metrics, heard.values()
 
 
 def own_share(batch: Batch, groups: Groups) -> Batch:

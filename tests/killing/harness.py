@@ -12,7 +12,7 @@ import multiprocessing
 import random
 import shutil
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from typing import Any
 from ..distributed import ROOT
 from .launches import Ended, Kill, Launch
 from .nursery import serve
-from .plans import TINY, Case, Undisturbed, phase
+from .plans import TINY, Case, Meddler, Undisturbed, phase
 from .state import contents, differing, files, named_checkpoint, records, resumed, step_of, summary
 
 
@@ -101,7 +101,7 @@ class Yard:
         case: Case,
         kills: Iterable[Kill],
         mourning: float = 0.1,
-        before_start: Callable[[Path], str | None] = named_checkpoint,
+        meddler: Meddler = Meddler(),  # noqa: B008 (it has no state)
     ) -> Tale:
         """Train the case with these kills, one a start, until it is complete; after the last of them, in peace.
 
@@ -109,8 +109,7 @@ class Yard:
             case: what to train.
             kills: one for each start.
             mourning: see :class:`Launch`.
-            before_start: may do something to the run's folder before a start; returns the name of the checkpoint that the
-                start has to go on from, None for none.
+            meddler: what happens to the run's folder before every start.
 
         Raises:
             Lost: a start did not go on from the newest complete state, failed by itself, or the run ended differently.
@@ -119,7 +118,7 @@ class Yard:
         run = self._folder / f"killed-{next(self._numbers)}"
         tale = Tale()
         for kill in itertools.chain(kills, [None]):
-            ended = self._start(case, run, kill, mourning, tale, before_start)
+            ended = self._start(case, run, kill, mourning, tale, meddler)
             if kill and ended.killed:
                 tale.kills.append((kill, phase(ended.last), ended.last))
             if not any(ended.codes):
@@ -136,9 +135,10 @@ class Yard:
         kill: Kill | None,
         mourning: float,
         tale: Tale,
-        before_start: Callable[[Path], str | None],
+        meddler: Meddler,
     ) -> Ended:
-        before, state = resumed(run), before_start(run)
+        meddler.touch(run)
+        before, state = resumed(run), meddler.newest(run)
         over = summary(run).get("status") == "complete"
         ended = self.launch(case, run, kill, mourning)
         tale.starts += 1
@@ -154,14 +154,14 @@ class Yard:
         if not ended.killed and expected and not new and not over:
             raise Lost(f"{story}\ndid not say that it went on at {state}")
         tale.resumed += bool(new)
-        if step_of(named_checkpoint(run)) < expected:
-            raise Lost(f"{story}\nlost {state}: now {named_checkpoint(run)} is the newest")
-        self._readable(run, story)
+        if step_of(meddler.newest(run)) < expected:
+            raise Lost(f"{story}\nlost {state}: now {meddler.newest(run)} is the newest")
+        self._readable(run, meddler.newest(run), story)
         return ended
 
-    def _readable(self, run: Path, story: str) -> None:
+    def _readable(self, run: Path, name: str | None, story: str) -> None:
         """Whatever a kill left, a reader finds whole files only, and a whole checkpoint."""
-        if name := named_checkpoint(run):
+        if name:
             try:
                 contents(run / "checkpoints" / name)
             except Exception as error:

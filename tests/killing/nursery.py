@@ -56,19 +56,22 @@ def _import_everything() -> None:
     cpu_compat.install()  # before DeepSpeed looks for an accelerator
     import deepspeed  # noqa: F401
     import megatron.core  # noqa: F401
+    import safetensors.torch  # noqa: F401
 
     from ibnorm_megatron.data import dataset, loader, tokenizer  # noqa: F401
     from ibnorm_megatron.model import language_model  # noqa: F401
     from ibnorm_megatron.norms import modules  # noqa: F401
     from ibnorm_megatron.parallel import engine  # noqa: F401
-    from ibnorm_megatron.train import checkpoint, loop, optimizer, run  # noqa: F401
+    from ibnorm_megatron.train import loop, optimizer, run  # noqa: F401
     from ibnorm_megatron.train.callbacks import (  # noqa: F401
         audit,
+        checkpoint,
         console,
         evaluate,
         norm_cost,
         norms,
         records,
+        signals,
     )
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .launches import Kill
-from .state import named_checkpoint, step_of
+from .state import checkpoint_names, named_checkpoint, step_of, summary
 
 #: Small enough that a start takes a second. Its losses need not fall; they have to be the same.
 TINY = (
     *("model.num_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.num_key_value_heads=2"),
     *("model.ffn_hidden_size=64", "model.max_sequence_length=32", "model.norm=ibnorm_log", "train.sequence_length=32"),
-    *("train.global_batch_size=4", "train.micro_batch_size=2", "train.steps=12", "checkpoint.interval=3"),
+    *("train.global_batch_size=4", "train.micro_batch_size=2", "train.steps=12", "checkpoint.interval=2"),
     *("checkpoint.keep_last=2", "evaluate.interval=5", "evaluate.batches=1"),
 )
 
@@ -64,28 +63,33 @@ class Undisturbed:
 #: Names that are there while something is being made, for long enough to be seen from outside.
 WINDOWS = ("checkpoints/.step-*.tmp", "index/*/.*.tmp-*")
 
-#: Moments between two steps of the file system, in an order in which the first rank of one story can die at all of them.
+#: Before which call of a kind the first rank can die, in an order in which it can die at all of them in one story.
 MOMENTS = (
-    "os.mkdir .",
-    "os.rename .config.yaml.tmp-*",
-    "os.rename .run_card.json.tmp-*",
-    "os.mkdir index/*/.seed*.tmp-*",
-    "open index/*/.seed*.tmp-*",
-    "os.rename index/*/.seed*.tmp-*",
-    "open metrics.jsonl",
-    "os.mkdir checkpoints/.step-*.tmp",
-    "os.fsync checkpoints/.step-*.tmp/*",
-    "os.rename checkpoints/.step-*.tmp",
-    "open checkpoints/.latest.tmp-*",  # after the first one has its name: it is there, and nothing points to it
-    "os.rename checkpoints/step-*",  # and is put aside
-    "os.rename checkpoints/.latest.tmp-*",
-    "os.mkdir checkpoints/.step-00000006.tmp",  # now there is something to go on from
-    "open checkpoints/step-*/*",
-    "os.rename .run_card.json.tmp-*",
-    "os.rename .metrics.jsonl.tmp-*",
-    "os.remove *checkpoints/step-*",
-    "os.rmdir checkpoints/step-*",
-    "os.rename .summary.json.tmp-*",
+    ("os.mkdir .", 1),
+    ("os.rename .config.yaml.tmp-*", 1),
+    ("os.rename .run_card.json.tmp-*", 1),
+    ("os.mkdir index/*/.seed*.tmp-*", 1),
+    ("open index/*/.seed*.tmp-*", 1),
+    ("os.rename index/*/.seed*.tmp-*", 1),
+    ("open metrics.jsonl", 2),
+    ("os.mkdir checkpoints/.step-*.tmp", 1),
+    ("os.fsync checkpoints/.step-*.tmp/*", 1),
+    ("os.rename checkpoints/.step-*.tmp/.rank-*", 1),
+    ("os.rename checkpoints/.step-*.tmp/.checkpoint.json.tmp-*", 1),
+    ("os.remove checkpoints/.step-*.tmp/.rank-*", 1),
+    ("os.rename checkpoints/.step-*.tmp", 1),
+    ("open checkpoints/.latest.tmp-*", 1),  # the first has its name, and nothing points to it
+    ("open checkpoints/step-*/*", 1),
+    ("os.rename .run_card.json.tmp-*", 1),
+    ("os.rename checkpoints/.step-00000004.tmp", 1),  # so that steps will be run again
+    ("os.rename .metrics.jsonl.tmp-*", 1),
+    ("os.fsync checkpoints", 2),  # the pointer is new, and may be lost
+    ("os.rename checkpoints/.latest.tmp-*", 1),
+    ("os.rename checkpoints/step-*", 1),  # to put aside the one to which nothing points
+    ("os.rename checkpoints/step-*", 2),  # to remove an old one
+    ("os.remove checkpoints/.step-*.removed/*", 1),
+    ("os.rmdir checkpoints/.step-*.removed", 1),
+    ("os.rename .summary.json.tmp-*", 1),
 )
 
 
@@ -98,7 +102,7 @@ def random_kill(chance: random.Random, peace: Undisturbed) -> Kill:
     if how == "seen":
         return Kill(chance.choice([rank, None]), "seen", pattern=chance.choice(WINDOWS))
     if how == "moment":
-        return Kill(0, "call", call=chance.randint(1, 2), pattern=chance.choice(MOMENTS))
+        return Kill(0, "call", call=chance.randint(1, 2), pattern=chance.choice(MOMENTS)[0])
     call = chance.randint(1, max(1, peace.calls[rank]))
     if how == "size":
         return Kill(rank, "size", call=call, size=chance.randint(1, peace.largest))
@@ -120,30 +124,83 @@ def phase(last: str) -> str:
         return known.get(name.removeprefix(".").partition(".tmp-")[0], "making the folder")
     if name.removeprefix(".").startswith("latest"):
         return "the pointer to the newest"
-    if "/.step-" in path:
-        return "giving the draft its name" if call == "os.rename" else "writing the draft"
-    if call in ("os.remove", "os.rmdir"):
+    if ".removed" in path:
         return "removing old checkpoints"
+    if "/.step-" in path:
+        return "giving the draft its name" if call == "os.rename" and path.endswith(".tmp") else "writing the draft"
     return "loading" if call == "open" and "/step-" in path else "around a checkpoint's name"
 
 
-def without_index(chance: random.Random) -> Callable[[Path], str | None]:
-    """Now and then the run's index is gone, and has to be built again."""
+class Meddler:
+    """What happens to a run's folder between two starts: nothing."""
 
-    def before_start(run: Path) -> str | None:
-        if chance.random() < 0.3:
-            shutil.rmtree(run / "index", ignore_errors=True)
+    def touch(self, run: Path) -> None:
+        """Do something to the folder before a start."""
+
+    def newest(self, run: Path) -> str | None:
+        """The checkpoint that the next start has to go on from."""
         return named_checkpoint(run)
 
-    return before_start
+
+class HalfADraft(Meddler):
+    """Leaves what a kill in the middle of a save leaves, of a step that is not saved again; and sometimes no index."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+
+    def touch(self, run: Path) -> None:
+        if not (run / "config.yaml").is_file():
+            return
+        draft = run / "checkpoints" / f".step-{step_of(named_checkpoint(run)) + 1:08d}.tmp"
+        draft.mkdir(parents=True, exist_ok=True)
+        (draft / "rank-00000.safetensors").write_bytes(b"half")
+        if self._chance.random() < 0.3:
+            shutil.rmtree(run / "index", ignore_errors=True)
 
 
-def half_a_draft(run: Path) -> str | None:
-    """What a kill in the middle of a save leaves, of a step that is not saved again."""
-    name = named_checkpoint(run)
-    if not (run / "config.yaml").is_file():
-        return name
-    draft = run / "checkpoints" / f".step-{step_of(name) + 1:08d}.tmp"
-    draft.mkdir(parents=True, exist_ok=True)
-    (draft / "mp_rank_00_model_states.pt").write_bytes(b"half")
-    return name
+class Vandal(HalfADraft):
+    """Damages the newest checkpoint as well, wherever an older one is whole.
+
+    Attributes:
+        done: what was damaged, and how.
+    """
+
+    def __init__(self, chance: random.Random, often: float = 0.5) -> None:
+        super().__init__(chance)
+        self._often = often
+        self._damaged: set[int] = set()  # folders, by what stays when they are renamed
+        self.done: list[str] = []
+
+    def touch(self, run: Path) -> None:
+        super().touch(run)
+        if summary(run).get("status") == "complete" or self._chance.random() > self._often:
+            return
+        how = self._chance.choice(["cut", "flipped", "gone", "pointer"])
+        if how == "pointer" and (run / "checkpoints" / "latest").is_file():
+            (run / "checkpoints" / "latest").write_text("")
+        elif how != "pointer" and len(self._whole(run)) > 1:
+            newest = run / "checkpoints" / self._whole(run)[0]
+            self._damaged.add(newest.stat().st_ino)
+            file = self._chance.choice(sorted(newest.iterdir()))
+            self._damage(file, how)
+        else:
+            return
+        self.done.append(how)
+
+    def newest(self, run: Path) -> str | None:
+        return next(iter(self._whole(run)), None)
+
+    def _whole(self, run: Path) -> list[str]:
+        named = named_checkpoint(run) or ""
+        folder = run / "checkpoints"
+        return [n for n in checkpoint_names(run) if n <= named and (folder / n).stat().st_ino not in self._damaged]
+
+    def _damage(self, file: Path, how: str) -> None:
+        if how == "gone":
+            file.unlink()
+            return
+        whole = bytearray(file.read_bytes())
+        place = self._chance.randrange(len(whole))
+        if how == "flipped":
+            whole[place] ^= 1 << self._chance.randrange(8)
+        file.write_bytes(whole if how == "flipped" else whole[:place])

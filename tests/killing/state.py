@@ -8,16 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: What differs between two runs of the same curve: how long they took.
-_TIMES = frozenset({"tokens_per_second", "step_seconds", "seconds", "tflops_per_rank", "mfu", "peak_memory_bytes"})
+#: What differs between two runs of the same curve: how long they took, where they lie, how often they were started.
+_TIMES = frozenset(
+    {"tokens_per_second", "step_seconds", "seconds", "checkpoint_seconds", "tflops_per_rank", "mfu", "peak_memory_bytes"}
+)
+_PLACES = frozenset({"config", "card", "hash"})  # the last is of a record that holds the others
+
+
+def checkpoint_names(run: Path) -> list[str]:
+    """Folders with a checkpoint's name, the newest first."""
+    return sorted((path.name for path in (run / "checkpoints").glob("step-*")), reverse=True)
 
 
 def named_checkpoint(run: Path) -> str | None:
-    """The checkpoint that ``latest`` names, which has to be there; None if nothing is named yet."""
+    """The checkpoint that ``latest`` names, which has to be there; the newest if nothing is named, None if there is none."""
     pointer = run / "checkpoints" / "latest"
-    if not pointer.is_file():
-        return None
-    name = pointer.read_text().strip()
+    name = pointer.read_text().strip() if pointer.is_file() else ""
+    if not name:
+        return next(iter(checkpoint_names(run)), None)
     assert (run / "checkpoints" / name).is_dir(), f"{pointer} names {name!r}, which is not there"
     return name
 
@@ -41,10 +49,6 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    if path.suffix == ".pt":
-        from ibnorm_megatron.parallel.states import read_state
-
-        return read_state(path)
     return json.loads(path.read_text()) if path.suffix == ".json" else path.read_bytes()
 
 
@@ -54,7 +58,7 @@ def differing(a: Any, b: Any, where: str = "") -> Iterator[str]:
 
     if isinstance(a, dict) and isinstance(b, dict):
         for key in dict.fromkeys([*a, *b]):
-            if key in _TIMES:
+            if key in _TIMES | _PLACES:
                 continue
             if key not in a or key not in b:
                 yield f"{where}/{key} is on one side only"

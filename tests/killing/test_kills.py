@@ -15,7 +15,7 @@ import torch
 from ..conftest import VOCABULARY
 from .harness import Lost, Yard
 from .launches import Kill
-from .plans import CASES, MOMENTS, WINDOWS, Case, half_a_draft, random_kill, without_index
+from .plans import CASES, MOMENTS, WINDOWS, Case, HalfADraft, Meddler, Vandal, random_kill
 from .state import differing, named_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -33,14 +33,14 @@ def test_a_run_killed_at_random_is_the_undisturbed_one(yard: Yard, case: Case) -
     peace = yard.undisturbed(case)
     kills = [random_kill(chance, peace) for _ in range(3)]
     first = Kill(None, "time", seconds=chance.uniform(0.5, 0.9) * peace.seconds)
-    tale = yard.story(case, [first, *kills], chance.uniform(0.0, 0.3), without_index(chance))
+    tale = yard.story(case, [first, *kills], chance.uniform(0.0, 0.3), HalfADraft(chance))
     assert tale.kills
 
 
 def test_a_run_killed_at_one_moment_after_the_other_gets_there(yard: Yard) -> None:
     """One run, whose starts all die: between every two steps that a checkpoint, an index or a record takes to be there."""
-    kills = [Kill(0, "call", call=1, pattern=moment) for moment in MOMENTS]
-    tale = yard.story(CASES[0], kills, before_start=half_a_draft)
+    kills = [Kill(0, "call", call=n, pattern=moment) for moment, n in MOMENTS]
+    tale = yard.story(CASES[0], kills)
     assert [kill for kill, _, _ in tale.kills] == kills, "all struck"
 
 
@@ -66,24 +66,41 @@ def test_no_step_of_the_file_system_is_a_bad_moment(yard: Yard) -> None:
 def test_a_run_that_lost_something_is_found_out(yard: Yard) -> None:
     """The harness itself: a start that goes on from an older state gives the same curve, and is no less a loss."""
     case = CASES[0]
-    late = Kill(None, "seen", pattern="checkpoints/.step-00000009.tmp")
+    late = Kill(0, "call", call=1, pattern="os.rename checkpoints/.step-00000008.tmp")
 
-    def set_back(run: Path) -> str | None:
-        name = named_checkpoint(run)
-        if name == "step-00000006":
-            (run / "checkpoints" / "latest").write_text("step-00000003")
-        return name
+    class SetBack(Meddler):
+        was: str | None = None
 
-    with pytest.raises(Lost, match=r"went on at \[3\] after \[\], but the newest complete state was step-00000006"):
-        yard.story(case, [late], before_start=set_back)
+        def touch(self, run: Path) -> None:
+            self.was = named_checkpoint(run)
+            if self.was == "step-00000006":
+                (run / "checkpoints" / "latest").write_text("step-00000004")
 
-    def rewrite(run: Path) -> str | None:
-        if (metrics := run / "metrics.jsonl").is_file():
-            metrics.write_text(metrics.read_text().replace('"lr": ', '"lr": 1', 1))
-        return named_checkpoint(run)
+        def newest(self, run: Path) -> str | None:
+            return self.was
+
+    with pytest.raises(Lost, match=r"went on at \[4\] after \[\], but the newest complete state was step-00000006"):
+        yard.story(case, [late], meddler=SetBack())
+
+    class Rewrite(Meddler):
+        def touch(self, run: Path) -> None:
+            if (metrics := run / "metrics.jsonl").is_file():
+                metrics.write_text(metrics.read_text().replace('"lr": ', '"lr": 1', 1))
 
     with pytest.raises(Lost, match="came out differently:\nrecords/0/lr"):
-        yard.story(case, [late], before_start=rewrite)
+        yard.story(case, [late], meddler=Rewrite())
+
+
+def test_damaged_checkpoints_and_pointers_cost_no_more_than_the_way_from_the_older_one(yard: Yard) -> None:
+    """A file is cut, gone, or one bit of it turned over, and the start after that is killed as well."""
+    chance = random.Random(3)  # noqa: S311
+    done = set()
+    for case in (CASES[0], CASES[4]):
+        kills = [Kill(0, "call", call=1, pattern=f"os.rename checkpoints/.step-{step:08d}.tmp") for step in (6, 8, 10, 12)]
+        vandal = Vandal(chance, often=1.0)
+        assert yard.story(case, kills, meddler=vandal).kills
+        done |= set(vandal.done)
+    assert len(done) >= 2
 
 
 def test_states_are_compared_bit_for_bit() -> None:

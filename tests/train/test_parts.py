@@ -13,7 +13,6 @@ from ibnorm_megatron.config import load_config
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.parallel.engine import check_overrides, deepspeed_config
-from ibnorm_megatron.parallel.states import read_state, write_state
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.run_folder import RunFolder, differences
 from ibnorm_megatron.train.schedule import learning_rate
@@ -123,7 +122,7 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
 
 
 def _save(folder: RunFolder, step: int, keep_last: int) -> None:
-    folder.begin_checkpoint(step)
+    folder.draft_checkpoint(step).mkdir(parents=True, exist_ok=True)
     (folder.draft_checkpoint(step) / "x").write_text(str(step))
     folder.commit_checkpoint(step, keep_last)
 
@@ -131,7 +130,7 @@ def _save(folder: RunFolder, step: int, keep_last: int) -> None:
 def test_a_checkpoint_is_seen_only_when_it_is_whole(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for step in (1, 2, 3):
-        folder.begin_checkpoint(step)
+        folder.draft_checkpoint(step).mkdir(parents=True)
         assert folder.latest_checkpoint() == (f"step-{step - 1:08d}" if step > 1 else None)
         _save(folder, step, keep_last=2)
     assert folder.latest_checkpoint() == "step-00000003"
@@ -154,6 +153,36 @@ def test_going_back_to_an_older_checkpoint_keeps_the_later_ones_and_prunes_none_
     ]  # fmt: skip
 
 
+def test_those_of_every_so_many_steps_are_kept_for_good(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (5, 10, 15, 20, 25):
+        folder.draft_checkpoint(step).mkdir(parents=True)
+        folder.commit_checkpoint(step, keep_last=1, keep_every=10)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "latest", "step-00000010", "step-00000020", "step-00000025"
+    ]  # fmt: skip
+    assert folder.checkpoint_names() == ["step-00000025", "step-00000020", "step-00000010"]
+    (folder.checkpoints / "latest").write_bytes(b"\0" * 13)  # as a power cut may leave it
+    assert folder.latest_checkpoint() == "step-00000025"
+    (folder.checkpoints / "latest").unlink()
+    assert folder.checkpoint_names()[0] == "step-00000025"
+    folder.put_aside(["step-00000025", "step-00000020"], "step-00000010")
+    assert folder.checkpoint_names() == ["step-00000010"]
+    assert (folder.checkpoints / "damaged-step-00000025-1").is_dir()
+    (folder.checkpoints / "latest").write_text("../step-00000010")
+    with pytest.raises(UserError, match="there is no such checkpoint"):
+        folder.checkpoint_names()
+
+
+def test_what_a_kill_left_half_done_goes_away(tmp_path: Path) -> None:
+    folder = _begun(tmp_path / "run")
+    for name in (".step-00000007.tmp", ".step-00000003.removed"):
+        (folder.checkpoints / name).mkdir(parents=True)
+        (folder.checkpoints / name / "x").write_text("half")
+    folder.begin({"git": "abc", "started": "1"}, 0)
+    assert not list(folder.checkpoints.iterdir())
+
+
 @pytest.mark.parametrize(
     ("make", "run", "says"),
     [
@@ -169,23 +198,6 @@ def test_a_path_that_cannot_be_a_run_is_refused(tmp_path: Path, make: Callable, 
         RunFolder(tmp_path / run).check()
     RunFolder(tmp_path / "new" / "run").check()
     assert not (tmp_path / "new").exists()
-
-
-class _Evil:
-    def __reduce__(self) -> tuple:
-        return (Path.touch, (Path("evil"),))
-
-
-def test_state_files_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_state(tmp_path / "good.pt", {"a": torch.ones(2), "b": [1, "x"]})
-    assert read_state(tmp_path / "good.pt")["b"] == [1, "x"]
-    write_state(tmp_path / "evil.pt", {"a": _Evil()})
-    (tmp_path / "half.pt").write_bytes((tmp_path / "good.pt").read_bytes()[:-100])
-    for name in ("evil.pt", "half.pt", "missing.pt"):
-        with pytest.raises(UserError, match=f"{name}: it cannot be read"):
-            read_state(tmp_path / name)
-    assert not (tmp_path / "evil").exists()
 
 
 def test_differences_are_named_by_their_path() -> None:

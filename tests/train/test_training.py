@@ -156,19 +156,25 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     assert latest in ("step-00000010", "step-00000020")
     draft = killed / "checkpoints" / ".step-00000020.tmp"
     draft.mkdir(exist_ok=True)
-    (draft / "mp_rank_00_model_states.pt").write_bytes(b"half")
+    (draft / "rank-00000.safetensors").write_bytes(b"half")
 
     before = {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()}
-    for pattern, damage in (("mp_rank*.pt", "evil"), ("*optim_states.pt", "cut")):
-        (path,) = (killed / "checkpoints" / latest).glob(pattern)
-        if damage == "evil":
-            torch.save({"module": _Evil()}, path)
-        else:
-            path.write_bytes(before[path][:-1000])
+    kept = sorted((killed / "checkpoints").glob("step-*"))
+    for damage in ("evil", "cut"):
+        for checkpoint in kept:
+            path = checkpoint / "rank-00000.safetensors"
+            if damage == "evil":
+                torch.save({"module": _Evil()}, path)
+            else:
+                path.write_bytes(before[path][:-1000])
         refused = command(*target)
         assert refused.returncode == 2, refused.stderr
-        assert re.fullmatch(rf"error: the checkpoint file is {path}: it cannot be read: .*\n", refused.stderr)
-        path.write_bytes(before[path])
+        told = re.findall(r"error: the checkpoint file is (.*): it has \d+ bytes and was written with \d+; .*", refused.stderr)
+        assert told == [str(checkpoint / "rank-00000.safetensors") for checkpoint in reversed(kept)]
+        assert refused.stderr.count("\n") == len(kept)
+        for checkpoint in kept:
+            path = checkpoint / "rank-00000.safetensors"
+            path.write_bytes(before[path])
     assert not (ROOT / "evil").exists()
     assert {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()} == before
 
@@ -188,6 +194,21 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     done = command(*target)
     assert done.returncode == 0, done.stderr
     assert RunFolder(killed).read_summary().keys() == summaries[0].keys()
+
+    # One bit of the newest checkpoint is other than it was: the one before it is as good a place to go on from.
+    (killed / "summary.json").unlink()
+    newest = killed / "checkpoints" / "step-00000030"
+    path = newest / "rank-00000.safetensors"
+    flipped = bytearray(path.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    path.write_bytes(flipped)
+    done = command(*target)
+    assert done.returncode == 0, done.stderr
+    assert f"warning: the checkpoint file is {path}: its bytes are not those that were written" in done.stderr
+    assert "warning: going on from step-00000020" in done.stderr
+    assert _curve(killed) == _curve(whole)
+    assert (killed / "checkpoints" / "damaged-step-00000030-1" / path.name).read_bytes() == flipped
+    assert (newest / path.name).read_bytes() == (whole / "checkpoints" / newest.name / path.name).read_bytes()
 
 
 @pytest.mark.slow
@@ -233,8 +254,9 @@ def test_a_run_is_not_resumed_as_another(
         (1, ["train.steps=3", "train.seed=7"], ["train.steps is 3", "train.seed is 7"]),
         (1, ["train.steps=2", "model.norm=ibnorm_log"], ["model.norm"]),
         (1, ["train.steps=2", "run.resume=never"], ["run.resume is never"]),
-        (2, ["train.steps=2"], ["the world size is 2: the run in", "was begun with 1"]),
-        (1, ["train.steps=2", f"data.path={changed}"], ["the hash of the data is"]),
+        (1, ["train.steps=2", f"data.path={changed}"], ["data is its hash is", "allow it with run.allow=[data]"]),
+        (1, ["train.steps=3", "train.seed=7", "run.allow=[train.steps]"], ["train.seed is 7"]),
+        (1, ["train.steps=2", "run.allow=[train.stesp]"], ["run.allow is 'train.stesp'", "did you mean 'train.steps'?"]),
         (1, ["train.steps=2", f"data.weights={evenly}"], ["data.weights"]),
         (1, ["train.steps=2", "data.document_mask=true", "data.index_cache=x"], ["data.document_mask is True"]),
         (1, ["train.steps=2", "data.loss_on_end_of_document=false"], ["data.loss_on_end_of_document is False"]),
@@ -244,6 +266,10 @@ def test_a_run_is_not_resumed_as_another(
         errors = capsys.readouterr().err
         assert all(text in errors for text in says), errors
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    allowed = ["train.steps=3", f"data.path={changed}", "run.allow=[train.steps, data]"]
+    torchrun(1, "-m", TARGET, *_arguments(prepared, run, *allowed))
+    assert RunFolder(run).read_summary()["step"] == 3
+    assert RunFolder(run).read_card()["resumed"][0]["step"] == 2
 
 
 @pytest.mark.slow

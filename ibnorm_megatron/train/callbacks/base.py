@@ -31,6 +31,13 @@ class Callback:
     def close(self) -> None:
         """Whatever happened, an error included: give back what is held. Called once for every callback."""
 
+    def say(self) -> float:
+        """A number for all ranks, sent with the next step's first message; of callbacks that override this."""
+        return 0.0
+
+    def hear(self, trainer: Trainer, total: float) -> None:
+        """The sum of what all ranks said before the step that was just taken; before ``on_record``."""
+
     def state(self) -> Record:
         """What of this callback a checkpoint must hold: plain values, the same on every rank."""
         return {}

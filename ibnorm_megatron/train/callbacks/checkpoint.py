@@ -1,70 +1,160 @@
-"""When state is saved, and how a run is asked to stop."""
+"""When state is saved: its copy is taken between two steps, and written while training goes on."""
 
 from __future__ import annotations
 
-import os
-import signal
+import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import save_checkpoint
+import torch
+import torch.distributed as dist
+
+from ...checkpoints.writer import Part, write_part, write_whole
+from ...errors import Problem, RunFailure, UserError
+from ...parallel.cpu_compat import device
+from ..checkpoint import head, take_part
+from ..config import CheckpointConfig
 from .base import Callback
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..loop import Trainer
+
+#: What a rank says that could not write its part, beside the 1 that says it is done: more than there are ranks.
+_FAILED = float(1 << 32)
+
+#: Seconds before each further attempt to save where a run ends: somebody may make room meanwhile.
+_LAST_ATTEMPTS = (2.0, 4.0, 8.0, 16.0)
+
+
+@dataclass
+class _Save:
+    """A checkpoint that is being written: its step, this rank's part, and the record's head."""
+
+    step: int
+    head: dict[str, Any]
+    written: Future[None]
 
 
 class Checkpoint(Callback):
-    """Save every ``interval`` steps (0: never in between), and where the run ends or stops."""
+    """Save every ``interval`` steps (0: never in between), and where the run ends or stops.
 
-    def __init__(self, interval: int, keep_last: int) -> None:
-        self._interval, self._keep_last = interval, keep_last
-        self._saved_at: int | None = None
+    A save takes a copy of this rank's part, and goes on in a thread. Ranks tell each other with the steps' own messages who
+    is done; when all are, the first rank writes the record, gives the checkpoint its name and points to it. There is one save
+    at a time: another waits for it. A save that fails is said, its draft removed, and the next is tried as if nothing
+    had happened; only where the run ends must it succeed.
 
-    def on_start(self, trainer: Trainer) -> None:
-        self._saved_at = trainer.state.step or None
-
-    def after_step(self, trainer: Trainer) -> None:
-        if self._interval and trainer.state.step % self._interval == 0:
-            self._save(trainer)
-
-    def on_end(self, trainer: Trainer) -> None:
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        if trainer.state.step != self._saved_at:
-            save_checkpoint(trainer.folder, trainer.engine, trainer.snapshot(), self._keep_last)
-            self._saved_at = trainer.state.step
-
-
-#: A second Ctrl-C this many seconds after the first is meant: it kills. Launchers repeat a signal within one.
-_IMPATIENT_SECONDS = 5.0
-
-
-class StopOnSignal(Callback):
-    """On SIGTERM or SIGINT let the step finish, save, and stop; all ranks stop after the same step.
-
-    Whoever stops a job often signals both the launcher and its processes, and the launcher signals them again; so only a
-    SIGINT that comes seconds after the first signal, from somebody who does not want to wait, ends the process at once.
+    Raises:
+        RunFailure: the last state could not be saved, after several attempts.
     """
 
-    def __init__(self) -> None:
-        self._previous: dict[int, Any] = {}
-        self._asked_at: float | None = None
+    def __init__(self, config: CheckpointConfig) -> None:
+        self._config = config
+        self._saving: _Save | None = None
+        self._commit: Future[None] | None = None  # of the first rank
+        self._saved_at = 0
+        self._pool: dict[str, Tensor] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._blocked_seconds = 0.0
 
     def on_start(self, trainer: Trainer) -> None:
-        def request(number: int, frame: object) -> None:
-            now = time.monotonic()
-            self._asked_at = self._asked_at or now
-            trainer.request_stop()
-            if number == signal.SIGINT and now - self._asked_at > _IMPATIENT_SECONDS:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
+        self._saved_at = trainer.state.step
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, request)
+    def after_step(self, trainer: Trainer) -> None:
+        if self._config.interval and trainer.state.step % self._config.interval == 0:
+            started = time.perf_counter()
+            self._settle(trainer)
+            self._begin(trainer)
+            if not self._config.background:
+                self._settle(trainer)
+            self._blocked_seconds += time.perf_counter() - started
+
+    def say(self) -> float:
+        if self._saving is None or not self._saving.written.done():
+            return 0.0
+        return 1.0 + (_FAILED if self._saving.written.exception() else 0.0)
+
+    def hear(self, trainer: Trainer, total: float) -> None:
+        if self._saving is not None and total % _FAILED == dist.get_world_size():
+            self._conclude(trainer, failed=total >= _FAILED)
+
+    def on_end(self, trainer: Trainer) -> None:
+        self._settle(trainer)
+        for seconds in (*_LAST_ATTEMPTS, 0.0):
+            if self._is_saved(trainer):
+                break
+            self._begin(trainer)
+            self._settle(trainer)
+            if self._is_saved(trainer):
+                break
+            time.sleep(seconds)
+        else:
+            mend = "make room or mend what was said above; the same command goes on from the checkpoint before"
+            raise RunFailure(Problem("the state after step", str(trainer.state.step), "it could not be saved", mend))
+        trainer.summary["checkpoint_seconds"] = self._blocked_seconds
 
     def close(self) -> None:
-        if self._asked_at is None:  # a stopping process keeps ignoring the repeats that are still on their way
-            for number, handler in self._previous.items():
-                signal.signal(number, handler)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Copy, and begin to write. Nothing here waits for another rank."""
+        step, card = trainer.state.step, trainer.folder.read_card() if trainer.groups.first else {}
+        record = head(trainer.engine, trainer.snapshot(), trainer.config, card)
+        part = take_part(trainer.engine, trainer.groups, trainer.config, self._pool)
+        self._saving = _Save(step, record, self._thread.submit(self._write, trainer, step, part))
+
+    def _write(self, trainer: Trainer, step: int, part: Part) -> None:
+        try:
+            write_part(trainer.folder.draft_checkpoint(step), part)
+        except OSError as error:
+            self._say_failed(trainer, step, error)
+            raise
+
+    def _settle(self, trainer: Trainer) -> None:
+        """Wait until the save in progress has ended, well or not. Collective."""
+        if self._saving is not None:
+            failed = torch.tensor(float(self._saving.written.exception() is not None), device=device())
+            dist.all_reduce(failed, op=dist.ReduceOp.MAX)
+            self._conclude(trainer, failed=bool(failed))
+        if self._commit is not None:
+            self._commit.result()
+
+    def _conclude(self, trainer: Trainer, *, failed: bool) -> None:
+        """All ranks have written their parts, or some could not."""
+        assert self._saving is not None
+        save, self._saving = self._saving, None
+        if (error := save.written.exception()) is not None and not isinstance(error, OSError):
+            raise error
+        if trainer.groups.first:
+            self._commit = self._thread.submit(self._make_whole, trainer, save, failed)
+
+    def _make_whole(self, trainer: Trainer, save: _Save, failed: bool) -> None:
+        folder = trainer.folder
+        if not failed:
+            try:
+                write_whole(folder.draft_checkpoint(save.step), dist.get_world_size(), save.head)
+                folder.commit_checkpoint(save.step, self._config.keep_last, self._config.keep_every)
+                self._saved_at = save.step
+                return
+            except (OSError, UserError, RunFailure) as error:
+                self._say_failed(trainer, save.step, error)
+        folder.drop_draft(save.step)
+        folder.append_metrics({"step": save.step, "event": "checkpoint failed"})
+
+    def _say_failed(self, trainer: Trainer, step: int, error: Exception) -> None:
+        """One line on stderr; a thread of this rank's that wrote nothing says why."""
+        why = str(error).rstrip(".")
+        going = "training goes on, and the next one is tried when it is due"
+        print(
+            f"[rank {trainer.groups.rank}] warning: the checkpoint of step {step} was not saved: {why}; {going}",
+            file=sys.stderr,
+        )
+
+    def _is_saved(self, trainer: Trainer) -> bool:
+        """Whether the first rank has the state of this step on disk. Collective."""
+        saved = torch.tensor(float(self._saved_at == trainer.state.step and trainer.groups.first), device=device())
+        dist.all_reduce(saved)
+        return bool(saved)

@@ -1,0 +1,147 @@
+"""A checkpoint gives back the run that was saved: bit for bit in its layout, up to rounding in any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ibnorm_megatron.checkpoints.record import read_record
+from ibnorm_megatron.train.run_folder import RunFolder
+
+from ..conftest import VOCABULARY
+from ..distributed import torchrun
+
+pytestmark = pytest.mark.slow
+
+_ACCUMULATE = "train.micro_batch_size=2"
+_DROPOUT = "model.dropout=0.1"
+
+#: Everything that a rank can hold in its own way; all with dropout where there is a place for it.
+SAME = {
+    1: {
+        "plain": ["parallel.zero_stage=0", _DROPOUT],
+        "stage 1 of one": ["train.precision=bf16", _ACCUMULATE, _DROPOUT],
+        "offloaded": ["parallel.offload_optimizer=true", "parallel.zero_stage=2", _DROPOUT],
+        "offloaded 3": ["parallel.offload_optimizer=true", "parallel.zero_stage=3", "train.precision=bf16"],
+        "statistics": ["model.norm=batchnorm", "train.precision=bf16"],
+    },
+    2: {
+        "replicas": ["parallel.zero_stage=0", _ACCUMULATE, _DROPOUT],
+        "zero1": ["parallel.zero_stage=1", _ACCUMULATE, _DROPOUT],
+        "zero1 bf16": ["parallel.zero_stage=1", "train.precision=bf16", _DROPOUT],
+        "zero1 bf16 accumulated": ["parallel.zero_stage=1", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
+        "zero2 bf16": ["parallel.zero_stage=2", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
+        "zero2 fp16": ["parallel.zero_stage=2", "train.precision=fp16", "parallel.deepspeed={fp16: {initial_scale_power: 17}}"],
+        "zero3": ["parallel.zero_stage=3", _ACCUMULATE, _DROPOUT],
+        "zero3 bf16": ["parallel.zero_stage=3", "train.precision=bf16", _DROPOUT, "model.tie_embeddings=true"],
+        "tensor": ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", _DROPOUT],
+        "noise": ["parallel.tensor=2", "model.norm=normalnorm", "model.qk_norm=full", _DROPOUT],
+        "statistics": ["parallel.tensor=2", "model.norm={default: batchnorm, attn_sub: batchnorm}"],
+        "stages": ["parallel.pipeline=2", "model.tie_embeddings=true", _ACCUMULATE, _DROPOUT],
+        "context": ["parallel.context=2", "parallel.zero_stage=3", "parallel.recompute=full", _DROPOUT],
+    },
+}  # fmt: skip
+
+
+def _case(prepared: Path, run: Path, overrides: list[str], **more: Any) -> dict[str, Any]:
+    given = [f"data.path={prepared}", f"run.dir={run}", f"model.vocab_size={VOCABULARY}", "log.console=false", *overrides]
+    return {"config": "configs/tiny_llama.yaml", "overrides": given, **more}
+
+
+def _train(tmp_path: Path, processes: int, cases: list[dict[str, Any]]) -> None:
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    torchrun(processes, "-m", "tests.workers.resume", tmp_path / "cases.json", timeout=900)
+
+
+def _curve(run: Path) -> dict[int, tuple[float, float]]:
+    return {r["step"]: (r["loss"], r["grad_norm"]) for r in RunFolder(run).read_metrics() if "loss" in r}
+
+
+@pytest.mark.parametrize("processes", SAME)
+def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, prepared: Path, processes: int) -> None:
+    """Losses, gradient norms, weights, moments and random numbers: the files of the last checkpoints are equal bytes."""
+    common = ["train.steps=6", "checkpoint.interval=3", "model.norm=ibnorm_log", "evaluate.batches=1"]
+    cases = []
+    for name, overrides in SAME[processes].items():
+        whole, again = tmp_path / f"{name} whole", tmp_path / f"{name} again"
+        cases.append(_case(prepared, whole, [*common, *overrides]))
+        cases.append(_case(prepared, again, [*common, *overrides], **{"from": str(whole), "step": 3}))
+    _train(tmp_path, processes, cases)
+    for name in SAME[processes]:
+        whole, again = tmp_path / f"{name} whole", tmp_path / f"{name} again"
+        assert RunFolder(again).read_card()["resumed"][0]["step"] == 3, name
+        assert _curve(again) == _curve(whole), name
+        assert len(_curve(again)) == 6
+        assert RunFolder(again).read_summary()["val_loss"] == RunFolder(whole).read_summary()["val_loss"], name
+        ends = [read_record(run / "checkpoints" / "step-00000006") for run in (whole, again)]
+        hashes = [{file: record.hash for file, record in end.files.items()} for end in ends]
+        assert hashes[0] == hashes[1], name
+        assert len(hashes[0]) == processes
+        assert ends[0].optimizer_steps == ends[1].optimizer_steps
+        assert ends[0].loss_scale == ends[1].loss_scale
+    if processes == 2:  # fp16 really went through a change of its loss scale
+        assert ends[0].optimizer_steps == 6
+        scaled = read_record(tmp_path / "zero2 fp16 again" / "checkpoints" / "step-00000006")
+        assert scaled.loss_scale["cur_iter"] == 6
+        assert scaled.optimizer_steps < 6
+
+
+#: Where to go on from the middle of an undisturbed run on one process: processes, and what is other than there.
+OTHER: dict[int, dict[str, list[str]]] = {
+    2: {
+        "dp2 zero0": ["parallel.zero_stage=0"],
+        "dp2 zero1": ["parallel.zero_stage=1", _ACCUMULATE],
+        "dp2 zero3": ["parallel.zero_stage=3"],
+        "tp2": ["parallel.tensor=2", "parallel.sequence=true", "parallel.zero_stage=2"],
+        "pp2": ["parallel.pipeline=2", _ACCUMULATE],
+        "cp2": ["parallel.context=2", "parallel.zero_stage=3"],
+    },
+    4: {
+        "dp4 zero2": ["parallel.zero_stage=2", _ACCUMULATE],
+        "tp2 dp2 zero3": ["parallel.tensor=2", "parallel.zero_stage=3"],
+        "tp2 pp2": ["parallel.tensor=2", "parallel.pipeline=2", _ACCUMULATE],
+    },
+}
+_FIRST, _THEN = 5, 55
+
+
+@pytest.mark.parametrize(
+    ("norm", "vocabulary"),
+    [
+        ("ibnorm_log", VOCABULARY),
+        ("{default: batchnorm, attn_sub: batchnorm, final: {kind: ibnorm_tanh, strength: learnable}}", VOCABULARY + 3),
+    ],
+)
+def test_every_other_layout_goes_on_up_to_rounding(tmp_path: Path, prepared: Path, norm: str, vocabulary: int) -> None:
+    """Fifty steps within 1e-5 of the run on one process, there and back; a vocabulary that tensor ranks have to pad."""
+    common = [f"train.steps={_THEN}", "checkpoint.keep_every=5", "checkpoint.interval=5", "evaluate.batches=1"]
+    common += [f"model.norm={norm}", f"model.vocab_size={vocabulary}", "train.lr=1e-3", "train.global_batch_size=4"]
+    base = tmp_path / "base"
+    _train(tmp_path, 1, [_case(prepared, base, [*common, "parallel.zero_stage=0"])])
+    there = {"from": str(base), "step": _FIRST}
+    for processes, layouts in OTHER.items():
+        cases = [_case(prepared, tmp_path / name, [*common, *overrides], **there) for name, overrides in layouts.items()]
+        _train(tmp_path, processes, cases)
+    back = {}
+    for name in ("tp2", "tp2 pp2", "tp2 dp2 zero3", "cp2"):
+        back[f"{name} and back"] = {"from": str(tmp_path / name), "step": 30}
+    _train(
+        tmp_path,
+        1,
+        [_case(prepared, tmp_path / name, [*common, "parallel.zero_stage=1"], **start) for name, start in back.items()],
+    )
+    undisturbed = _curve(base)
+    assert len(undisturbed) == _THEN
+    assert undisturbed[_THEN][0] < undisturbed[_FIRST][0] - 0.3, "the run learned nothing"
+    for name in (*OTHER[2], *OTHER[4], *back):
+        curve = _curve(tmp_path / name)
+        assert len(curve) == _THEN, name
+        worst = max(abs(curve[step][0] - loss) / loss for step, (loss, _) in undisturbed.items())
+        assert worst < 1e-5, f"{name}: {worst:.1e}"
+        assert RunFolder(tmp_path / name).read_summary()["tokens"] == RunFolder(base).read_summary()["tokens"]
+    card = RunFolder(tmp_path / "tp2 and back").read_card()
+    assert [entry["step"] for entry in card["resumed"]] == [_FIRST, 30]
+    assert card["resumed"][0]["layout.tensor"] == 2
