@@ -53,12 +53,16 @@ class CheckpointReader:
         Raises:
             UserError: the checkpoint has no such buffer, or one of another shape.
         """
-        saved = self._like(self.record.buffers, name, sharding)
+        self._like(self.record.buffers, name, sharding)
+        return sharding.take(self.logical_buffer(name), rank, ranks)
+
+    def logical_buffer(self, name: str) -> Tensor:
+        """A whole logical buffer."""
         by_rank: dict[int, Tensor] = {}
         for file, record in self.record.files.items():
             if name in record.buffers and record.tensor_rank not in by_rank:
                 by_rank[record.tensor_rank] = self._open(file).get_tensor(f"buffer/{name}")
-        return sharding.take(_sharding(saved).join([by_rank[of] for of in sorted(by_rank)]), rank, ranks)
+        return _sharding(self.record.buffers[name]).join([by_rank[of] for of in sorted(by_rank)])
 
     def random(self, rank: int) -> dict[str, Tensor]:
         """The random-number states of a rank of the world that wrote the checkpoint."""

@@ -16,6 +16,7 @@ COMMANDS = {
     "data": "data",
     "train": "train",
     "dry-run": "dry_run",
+    "checkpoint": "checkpoint",
     "verify": "verify",
     "compare": "compare",
     "check-norm": "check_norm",

@@ -128,6 +128,9 @@ def load_checkpoint(checkpoint: Path, engine: Engine, groups: Groups, config: Co
 
 
 def _load_tensors(reader: CheckpointReader, engine: Engine, groups: Groups, config: Config) -> None:
+    if reader.record.optimizer_steps and (lacking := [kind for kind in KINDS if kind not in reader.record.kinds]):
+        why = f"it has no {' and no '.join(lacking)}"
+        raise UserError(Problem("the checkpoint", str(reader.folder), why, "go on from one that has the optimizer's state"))
     rank, ranks, state = groups.tensor_rank, groups.layout.tensor, engine.optimizer_state
     parameters, buffers = engine.module.logical_parameters(), engine.module.logical_buffers()
     state.begin_load(reader.record.optimizer_steps)

@@ -112,7 +112,7 @@ _FIRST, _THEN = 5, 55
     ("norm", "vocabulary"),
     [
         ("ibnorm_log", VOCABULARY),
-        ("{default: batchnorm, attn_sub: batchnorm, final: {kind: ibnorm_tanh, strength: learnable}}", VOCABULARY + 3),
+        ("{default: ibnorm_log, attn_sub: batchnorm, final: {kind: ibnorm_tanh, strength: learnable}}", VOCABULARY + 3),
     ],
 )
 def test_every_other_layout_goes_on_up_to_rounding(tmp_path: Path, prepared: Path, norm: str, vocabulary: int) -> None:

@@ -46,7 +46,7 @@ def main() -> None:
             dist.barrier()
             with model_parallel(config.parallel, config.train.seed) as groups:
                 for seed in (torch.manual_seed, np.random.seed, random.seed):
-                    seed(number + world.rank)
+                    seed(number)  # the same on all ranks: tensor ranks have to draw the same noise
                 train(config, read_prepared(config.data), groups)
             dist.barrier()
 
