@@ -18,7 +18,7 @@ from ibnorm_megatron.config import load_config
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
-from ..distributed import ROOT, environment
+from ..distributed import ROOT, command, environment
 
 pytestmark = pytest.mark.slow
 

@@ -34,7 +34,7 @@ SAME = {
         "zero1 bf16": ["parallel.zero_stage=1", "train.precision=bf16", _DROPOUT],
         "zero1 bf16 accumulated": ["parallel.zero_stage=1", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
         "zero2 bf16": ["parallel.zero_stage=2", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
-        "zero2 fp16": ["parallel.zero_stage=2", "train.precision=fp16", "parallel.deepspeed={fp16: {initial_scale_power: 17}}"],
+        "zero2 fp16": ["parallel.zero_stage=2", "train.precision=fp16", "parallel.deepspeed={fp16: {initial_scale_power: 26}}"],
         "zero3": ["parallel.zero_stage=3", _ACCUMULATE, _DROPOUT],
         "zero3 bf16": ["parallel.zero_stage=3", "train.precision=bf16", _DROPOUT, "model.tie_embeddings=true"],
         "tensor": ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", _DROPOUT],
@@ -86,7 +86,7 @@ def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, prepared: Path, pro
         assert ends[0].optimizer_steps == 6
         scaled = read_record(tmp_path / "zero2 fp16 again" / "checkpoints" / "step-00000006")
         assert scaled.loss_scale["cur_iter"] == 6
-        assert scaled.optimizer_steps < 6
+        assert 0 < scaled.optimizer_steps < 6
 
 
 #: Where to go on from the middle of an undisturbed run on one process: processes, and what is other than there.
