@@ -33,6 +33,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill within :func:`replacing` has left in a folder into which nobody else is writing."""
+    for leftover in folder.glob(".*.tmp-*"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` (UTF-8) in one step."""
     with replacing(path) as file:

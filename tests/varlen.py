@@ -22,9 +22,11 @@ def flash_attn_varlen_func(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
+    deterministic: bool = False,
 ) -> Tensor:
     """q ``[queries, heads, d]``, k and v ``[keys, kv_heads, d]``; where counts differ the last query sees the last key."""
     assert causal and dropout_p == 0.0
+    assert deterministic == torch.are_deterministic_algorithms_enabled()
     for cu, rows in ((cu_seqlens_q, q), (cu_seqlens_k, k)):
         assert cu.dtype == torch.int32 and cu.dim() == 1 and cu.is_contiguous()
         assert int(cu[0]) == 0 and int(cu[-1]) == len(rows) and bool((cu.diff() >= 0).all())

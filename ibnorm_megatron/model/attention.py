@@ -106,18 +106,18 @@ def _flash_attention(
     """Causal: the last query sees every key, or every one of its document; with documents, rows are put behind one another."""
     from flash_attn import flash_attn_func, flash_attn_varlen_func
 
+    how: dict[str, Any] = {"dropout_p": dropout, "softmax_scale": scale, "causal": True}
+    how["deterministic"] = torch.are_deterministic_algorithms_enabled()  # its backward pass knows nothing of PyTorch's switch
     q, k, v = (t.transpose(0, 1) for t in (query, key, value))  # [b, s, heads, head_dim]
     if ends is None:
-        return flash_attn_func(q, k, v, dropout_p=dropout, softmax_scale=scale, causal=True).transpose(0, 1)
+        return flash_attn_func(q, k, v, **how).transpose(0, 1)
     sizes = query.size(0), key.size(0)
     # The longest document may be as long as the sequence; asking how long it is would wait for the device.
     output = flash_attn_varlen_func(
         *(t.flatten(0, 1) for t in (q, k, v)),
         *cumulative_lengths(ends, *sizes),
         *sizes,
-        dropout_p=dropout,
-        softmax_scale=scale,
-        causal=True,
+        **how,
     )
     return output.unflatten(0, q.shape[:2]).transpose(0, 1)
 

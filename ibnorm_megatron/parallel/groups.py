@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -138,9 +140,11 @@ class Groups:
         return self.rank == 0
 
     def seed_random(self, seed: int) -> None:
-        """Seed torch's and Megatron-core's generators, the latter apart for each tensor rank."""
+        """Seed torch's, NumPy's, Python's and Megatron-core's generators, the last apart for each tensor rank."""
         from megatron.core import tensor_parallel
 
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
 

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from ..errors import Problem, UserError
-from ..files import rename_directory, write_json, write_text
+from ..files import remove_leftovers, rename_directory, write_json, write_text
 from ..printing import printable
 
 _LATEST = "latest"
@@ -81,6 +81,9 @@ class RunFolder:
                 ) from None
             except OSError:
                 pass  # a file system without locks: nothing can be held, and nothing is known
+            else:
+                for place in (self.path, self.checkpoints):
+                    remove_leftovers(place)
             write_text(self.config_path, config_yaml)
             yield
 
