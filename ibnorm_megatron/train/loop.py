@@ -20,8 +20,10 @@ from ..parallel.engine import Engine
 from ..parallel.groups import Groups
 from .callbacks.base import Callback, Record
 from .flops import model_flops_utilization
+from .pace import Pace
 from .run_folder import RunFolder
 from .step import StepMetrics, TrainStep
+from .whereabouts import Whereabouts
 
 
 class TrainState:
@@ -60,6 +62,7 @@ class Trainer:
         self.summary: Record = {}
         self._loader, self.callbacks = loader, callbacks
         self._take_step = TrainStep(config.train, groups, engine)
+        self.whereabouts, self.pace = Whereabouts(), Pace()
         self._stop_requested = False
         self._stopping = False
         self._timed_steps, self._timed_seconds = 0, 0.0  # since the last record, without what callbacks take
@@ -70,23 +73,31 @@ class Trainer:
             closing.callback(self._loader.close)
             for callback in self.callbacks:
                 closing.callback(callback.close)
-                callback.on_start(self)
+                with self.whereabouts.during(callback.doing):
+                    callback.on_start(self)
             while self.state.step < self.config.train.steps and not self._stopping:
                 record = self._step()
-                if record:
-                    for callback in self.callbacks:
+                for callback in self.callbacks if record else ():
+                    with self.whereabouts.during(callback.doing):
                         callback.on_record(self, record)
                 for callback in self.callbacks:
-                    callback.after_step(self)
+                    with self.whereabouts.during(callback.doing):
+                        callback.after_step(self)
             self.summary["peak_memory_bytes"] = self.peak_memory()  # of training, before any callback measures something
             for callback in self.callbacks:
-                callback.on_end(self)
+                with self.whereabouts.during(callback.doing):
+                    callback.on_end(self)
+            self.whereabouts.enter("ending")
 
     def _step(self) -> Record | None:
         """Take a step; return what the metrics say of it, if it is one that they speak of."""
         started, step = time.perf_counter(), self.state.step + 1
-        batches = self._loader.batches(self.state.samples)
-        metrics, self._stopping = self._take_step(step, batches, self._stop_requested)
+        self.whereabouts.enter("data", step)
+        with self.pace.step() as pace:
+            batches = self._loader.batches(self.state.samples)
+            pace.has_data()
+            self.whereabouts.enter("step")
+            metrics, self._stopping = self._take_step(step, batches, self._stop_requested)
         self.state.advance(self.config.train.global_batch_size, metrics.tokens)
         due = step % self.config.log.interval == 0 or step == self.config.train.steps
         record = self._record(metrics) if due else None  # reads from the device, so that the time below is that of its work
@@ -118,6 +129,11 @@ class Trainer:
         """Tell every callback of an evaluation."""
         for callback in self.callbacks:
             callback.on_evaluate(self, record)
+
+    def notify_event(self, event: Record) -> None:
+        """Tell every callback of an event, on the rank that speaks for the run: no collectives."""
+        for callback in self.callbacks:
+            callback.on_event(self, event)
 
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights, optimizer and random numbers: plain values, equal on all ranks."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,8 @@ def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]
             yield Problem(name, repr(new), f"the run in {folder.path} was begun with {old!r}", mend)
 
 
+#: How long a restarted run waits for the lock of the one before it.
+_LOCK_SECONDS = 60.0
 _DATA_HASHES = {"the data": "hash", "its tokenizer": "tokenizer"}
 
 
@@ -91,6 +95,7 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
     Raises:
         UserError: another process trains in the run's folder, its newest checkpoint is damaged, or DeepSpeed refuses
             what ``parallel.deepspeed`` says.
+        RunFailure: another rank ended, or never came.
     """
     folder = RunFolder(config.run.dir)
     latest = folder.latest_checkpoint()
@@ -101,16 +106,25 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
 
     from ..parallel.engine import check_overrides
     from ..parallel.groups import model_parallel, process_group
+    from .liveness import watched
+    from .whereabouts import Whereabouts
 
     check_overrides(config.parallel, _deepspeed_config(config, config.parallel.data(world.size)))
-    with process_group(world), ExitStack() as held:
+    whereabouts = Whereabouts()
+    with ExitStack() as held:
+        held.enter_context(process_group(world, meeting=timedelta(seconds=config.run.stall_after)))
+        held.enter_context(watched(world, config.run, folder.path, whereabouts))
         if world.rank == 0:
-            held.enter_context(folder.claim(config.to_yaml()))
+            # A launcher that restarts ranks may do so before the kernel has ended those that it killed.
+            restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+            held.enter_context(folder.claim(config.to_yaml(), wait=_LOCK_SECONDS if restarted else 0.0))
         with model_parallel(config.parallel, config.train.seed) as groups:
             trainer = build_trainer(config, prepared, groups)
+            trainer.whereabouts = whereabouts
             if latest:
                 from .checkpoint import load_checkpoint
 
+                whereabouts.enter("reading the checkpoint")
                 trainer.restore(load_checkpoint(folder, trainer.engine, latest))
             if groups.first:
                 folder.begin(run_card(config, prepared, world.size), trainer.state.step)
@@ -158,12 +172,14 @@ def build_trainer(
     from ..data.tokenizer import token_bytes
     from ..parallel.cpu_compat import on_gpu
     from .callbacks.audit import ReplicaAudit
-    from .callbacks.checkpoint import Checkpoint, StopOnSignal
+    from .callbacks.checkpoint import Checkpoint
     from .callbacks.console import Console
     from .callbacks.evaluate import Evaluate
     from .callbacks.norm_cost import NormCost
     from .callbacks.norms import NormSteps
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
+    from .callbacks.signals import StopOnSignal
+    from .callbacks.stragglers import Stragglers
     from .loop import Trainer
 
     train, log, data = config.train, config.log, config.data
@@ -199,7 +215,8 @@ def build_trainer(
         JsonLines(),
         TensorBoard() if log.tensorboard else None,
         Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,
-        StopOnSignal(),
+        StopOnSignal(config.run.stop_within),
+        Stragglers(),
         Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches),
         Checkpoint(config.checkpoint.interval, config.checkpoint.keep_last),
         NormCost(validation) if log.norm_cost else None,

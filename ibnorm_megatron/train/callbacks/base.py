@@ -11,7 +11,13 @@ Record = dict[str, Any]
 
 
 class Callback:
-    """Override the moments you need. Every rank calls every callback in the same order, so collectives are allowed."""
+    """Override the moments you need. Every rank calls every callback in the same order, so collectives are allowed.
+
+    Attributes:
+        doing: what a rank does while it is within this callback, for whoever asks where it hangs.
+    """
+
+    doing = "between steps"
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step, after a checkpoint was restored."""
@@ -24,6 +30,9 @@ class Callback:
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """After an evaluation."""
+
+    def on_event(self, trainer: Trainer, event: Record) -> None:
+        """Something worth knowing happened: ``step``, ``event`` (its kind), ``says`` (a sentence). On the first rank only."""
 
     def on_end(self, trainer: Trainer) -> None:
         """After the last step, or after the step at which the run was asked to stop."""

@@ -1,11 +1,8 @@
-"""When state is saved, and how a run is asked to stop."""
+"""When state is saved."""
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..checkpoint import save_checkpoint
 from .base import Callback
@@ -16,6 +13,8 @@ if TYPE_CHECKING:
 
 class Checkpoint(Callback):
     """Save every ``interval`` steps (0: never in between), and where the run ends or stops."""
+
+    doing = "saving"
 
     def __init__(self, interval: int, keep_last: int) -> None:
         self._interval, self._keep_last = interval, keep_last
@@ -35,36 +34,3 @@ class Checkpoint(Callback):
         if trainer.state.step != self._saved_at:
             save_checkpoint(trainer.folder, trainer.engine, trainer.snapshot(), self._keep_last)
             self._saved_at = trainer.state.step
-
-
-#: A second Ctrl-C this many seconds after the first is meant: it kills. Launchers repeat a signal within one.
-_IMPATIENT_SECONDS = 5.0
-
-
-class StopOnSignal(Callback):
-    """On SIGTERM or SIGINT let the step finish, save, and stop; all ranks stop after the same step.
-
-    Whoever stops a job often signals both the launcher and its processes, and the launcher signals them again; so only a
-    SIGINT that comes seconds after the first signal, from somebody who does not want to wait, ends the process at once.
-    """
-
-    def __init__(self) -> None:
-        self._previous: dict[int, Any] = {}
-        self._asked_at: float | None = None
-
-    def on_start(self, trainer: Trainer) -> None:
-        def request(number: int, frame: object) -> None:
-            now = time.monotonic()
-            self._asked_at = self._asked_at or now
-            trainer.request_stop()
-            if number == signal.SIGINT and now - self._asked_at > _IMPATIENT_SECONDS:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.signal(number, request)
-
-    def close(self) -> None:
-        if self._asked_at is None:  # a stopping process keeps ignoring the repeats that are still on their way
-            for number, handler in self._previous.items():
-                signal.signal(number, handler)

@@ -23,6 +23,9 @@ class JsonLines(Callback):
         if trainer.groups.first:
             trainer.folder.append_metrics(record)
 
+    def on_event(self, trainer: Trainer, event: Record) -> None:
+        trainer.folder.append_metrics(event)
+
 
 class Summary(Callback):
     """summary.json: how the run ended, from its metrics (of all its starts) and from what other callbacks measured.

@@ -1,0 +1,43 @@
+"""Where the main thread of a rank is: told by the loop, read by the thread that watches it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Whereabouts:
+    """Step and phase of a run on this rank.
+
+    Attributes:
+        step: the optimizer step that is being taken, from 1; 0 before the first.
+        phase: a word or two: starting, data, step, evaluating, saving.
+        moves: how often either was told, or progress within a phase.
+        stop_asked: the signal that asked for a stop, and when it has to be done on the monotonic clock; None without one.
+    """
+
+    def __init__(self) -> None:
+        self.step, self.phase, self.moves = 0, "starting", 0
+        self.stop_asked: tuple[str, float] | None = None
+
+    def enter(self, phase: str, step: int | None = None) -> None:
+        """Begin a phase, and perhaps a step."""
+        self.step, self.phase = self.step if step is None else step, phase
+        self.moved()
+
+    def moved(self) -> None:
+        """Something was done within a long phase: it is no stall."""
+        self.moves += 1
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """A phase within another. After an error it stays, for whoever asks where that happened."""
+        before = self.phase
+        self.enter(phase)
+        yield
+        self.enter(before)
+
+    def stop_within(self, seconds: float, signal: str) -> None:
+        """A signal asked for a stop, which may take so long; the first one counts. Safe in a signal handler."""
+        self.stop_asked = self.stop_asked or (signal, time.monotonic() + seconds)
