@@ -70,9 +70,7 @@ def _meet(world: World, within: timedelta) -> dist.Store:
     served_by, where = meeting_place()
     host, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT", "")
     if not (port.isdecimal() and int(port) < 2**16):
-        raise UserError(
-            Problem("MASTER_PORT", port or "missing", "it is no port", "let the launcher set it, or give 1 to 65535")
-        )
+        raise UserError(Problem("MASTER_PORT", port or "missing", "it is no port", "let the launcher choose one"))
     try:
         store = dist.TCPStore(
             host, int(port), world.size, served_by == world.rank, within, wait_for_workers=False, multi_tenant=True
@@ -82,9 +80,7 @@ def _meet(world: World, within: timedelta) -> dist.Store:
             mend = "give the launcher another one, or end that program"
             raise UserError(Problem("MASTER_PORT", port, f"another program listens there on {host}", mend)) from None
         why = f"rank {world.rank} does not reach it within {within.total_seconds():.0f} s"
-        raise RunFailure(
-            Problem("the ranks' meeting place", where, why, "see whether rank 0 is alive, and the address")
-        ) from None
+        raise RunFailure(Problem("the ranks' meeting place", where, why, "see whether rank 0 lives, and the address")) from None
     store.set(f"arrived/{world.rank}", "")
     if store.add("arrived", 1) == world.size:
         store.set("all arrived", "")
