@@ -135,7 +135,7 @@ class Ring:
         self._silence, self._cpu_seconds = 0.0, 0.0
         self._fate: Fate | None = None
         self._known = threading.Event()
-        self._answered = time.monotonic()
+        self.answers = 0  # of the store, so far
         self._wake, self._hurried, self._leaving = threading.Event(), False, False
         self._calls: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
@@ -145,11 +145,6 @@ class Ring:
     def fate(self) -> Fate | None:
         """Why the world cannot go on, once a rank knows it."""
         return self._fate
-
-    @property
-    def unanswered(self) -> float:
-        """Seconds since the store last answered."""
-        return time.monotonic() - self._answered
 
     def wait_for_fate(self, seconds: float) -> Fate | None:
         """The fate, waiting so long for somebody to find it."""
@@ -167,9 +162,9 @@ class Ring:
         """The last sign of every rank; empty if the store does not answer in time."""
         return self._call(lambda: [self._read_sign(rank) for rank in range(self.size)], seconds) or []
 
-    def store_is_silent(self) -> None:
-        """Take it as the fate, without the store, that it does not answer."""
-        self._settle(self._without_store(f"no answer from it for {self.unanswered:.0f} s"))
+    def store_is_silent(self, seconds: float) -> None:
+        """Take it as the fate, without the store, that it has not answered for so long."""
+        self._settle(self._without_store(f"no answer from it for {seconds:.0f} s"))
 
     def leave(self, seconds: float) -> None:
         """Say goodbye. The rank that serves the store waits for the others' goodbyes, at most so many seconds."""
@@ -217,7 +212,7 @@ class Ring:
     def _look(self, elapsed: float) -> None:
         self._publish()
         fate, sign = self._store.multi_get(["fate", f"sign/{self._next.rank}"])
-        self._answered = time.monotonic()
+        self.answers += 1
         if fate:
             return self._settle(Fate(**json.loads(fate)))
         seen = Sign(**json.loads(sign))

@@ -90,15 +90,20 @@ class Watch:
         return self._whereabouts.step, self._whereabouts.phase, self._idle
 
     def _run(self) -> None:
-        last, moves, known_for = time.monotonic(), self._whereabouts.moves, 0.0
+        last, moves, answers = time.monotonic(), 0, 0
+        known_for = asked_for = unanswered = 0.0
         while not self._ended.wait(_TICK):
-            now = time.monotonic()
-            elapsed = min(now - last, 2 * _TICK)  # the time of a process that was suspended does not count
-            last = now
+            # The time in which this process itself was suspended does not count, here and below.
+            elapsed = min(time.monotonic() - last, 2 * _TICK)
+            last = time.monotonic()
             self._idle = self._idle + elapsed if moves == self._whereabouts.moves else 0.0
             moves = self._whereabouts.moves
-            if self._ring and self._ring.unanswered > self._config.dead_after and not self._ring.fate:
-                self._ring.store_is_silent()
+            asked_for += elapsed if self._whereabouts.stop_asked else 0.0
+            if self._ring:
+                unanswered = unanswered + elapsed if answers == self._ring.answers else 0.0
+                answers = self._ring.answers
+                if unanswered > self._config.dead_after:
+                    self._ring.store_is_silent(unanswered)
             fate = self._ring.fate if self._ring else None
             if fate:
                 known_for += elapsed
@@ -107,22 +112,24 @@ class Watch:
                     self._write_stacks()
                 if known_for > grace or fate.kind in ("stalled", "unstopped"):
                     self._end(_problem(fate))
-            elif self._whereabouts.stop_asked and now > self._whereabouts.stop_asked[1]:
-                self._end(self._unstopped(*self._whereabouts.stop_asked))
+            elif asked_for > self._config.stop_within:
+                self._end(self._unstopped())
             elif self._idle > self._config.stall_after:
                 self._end(self._stalled())
 
-    def _unstopped(self, signal: str, _: float) -> Problem:
-        rank, where = self._world.rank, Sign(self._world.rank, "", 0, "", 0.0, *self._standing()).place()
-        why = f"it was asked for by {signal} {self._config.stop_within:.0f} s ago, and rank {rank} is still {where}{self._behind()}"
+    def _unstopped(self) -> Problem:
+        rank, signal, seconds = self._world.rank, self._whereabouts.stop_asked, self._config.stop_within
+        why = f"it was asked for by {signal} {seconds:.0f} s ago, and rank {rank} is still {self._place()}{self._behind()}"
         return _problem(self._told(Fate("unstopped", rank, "", why, rank)))
 
     def _stalled(self) -> Problem:
         rank = self._world.rank
         self._write_stacks()
-        where = Sign(rank, "", 0, "", 0.0, *self._standing()).place()
-        why = f"nothing has moved for {self._idle:.0f} s on rank {rank}, {where}{self._behind()}"
+        why = f"nothing has moved for {self._idle:.0f} s on rank {rank}, {self._place()}{self._behind()}"
         return _problem(self._told(Fate("stalled", rank, str(self._folder / "stalls"), why, rank)))
+
+    def _place(self) -> str:
+        return Sign(self._world.rank, "", 0, "", 0.0, *self._standing()).place()
 
     def _told(self, fate: Fate) -> Fate:
         return self._ring.tell(fate) if self._ring else fate

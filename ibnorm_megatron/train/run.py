@@ -215,7 +215,7 @@ def build_trainer(
         JsonLines(),
         TensorBoard() if log.tensorboard else None,
         Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,
-        StopOnSignal(config.run.stop_within),
+        StopOnSignal(),
         Stragglers(),
         Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches),
         Checkpoint(config.checkpoint.interval, config.checkpoint.keep_last),

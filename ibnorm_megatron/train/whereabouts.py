@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,12 +13,12 @@ class Whereabouts:
         step: the optimizer step that is being taken, from 1; 0 before the first.
         phase: a word or two: starting, data, step, evaluating, saving.
         moves: how often either was told, or progress within a phase.
-        stop_asked: the signal that asked for a stop, and when it has to be done on the monotonic clock; None without one.
+        stop_asked: the signal that asked for a stop, None without one.
     """
 
     def __init__(self) -> None:
         self.step, self.phase, self.moves = 0, "starting", 0
-        self.stop_asked: tuple[str, float] | None = None
+        self.stop_asked: str | None = None
 
     def enter(self, phase: str, step: int | None = None) -> None:
         """Begin a phase, and perhaps a step."""
@@ -38,6 +37,6 @@ class Whereabouts:
         yield
         self.enter(before)
 
-    def stop_within(self, seconds: float, signal: str) -> None:
-        """A signal asked for a stop, which may take so long; the first one counts. Safe in a signal handler."""
-        self.stop_asked = self.stop_asked or (signal, time.monotonic() + seconds)
+    def ask_to_stop(self, signal: str) -> None:
+        """A signal asks for a stop; the first one counts. Safe in a signal handler."""
+        self.stop_asked = self.stop_asked or signal

@@ -22,14 +22,11 @@ class StopOnSignal(Callback):
     """On SIGTERM, SIGINT or SIGUSR1 let the step finish, save, and stop; all ranks stop after the same step.
 
     Whoever stops a job often signals both the launcher and its processes, and the launcher signals them again; so only a
-    SIGINT that comes seconds after the first signal, from somebody who does not want to wait, ends the process at once.
-
-    Args:
-        within: seconds that step and saving may take; the run's watch ends the process after that.
+    SIGINT that comes seconds after the first signal, from somebody who does not want to wait, ends the process at once. The run's watch ends
+    a process that has not stopped within ``run.stop_within`` seconds.
     """
 
-    def __init__(self, within: float) -> None:
-        self._within = within
+    def __init__(self) -> None:
         self._previous: dict[int, Any] = {}
         self._asked_at: float | None = None
 
@@ -38,7 +35,7 @@ class StopOnSignal(Callback):
             now = time.monotonic()
             self._asked_at = self._asked_at or now
             trainer.request_stop()
-            trainer.whereabouts.stop_within(self._within, signal.Signals(number).name)
+            trainer.whereabouts.ask_to_stop(signal.Signals(number).name)
             if number == signal.SIGINT and now - self._asked_at > _IMPATIENT_SECONDS:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
