@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ import torch.distributed as dist
 from ..errors import EXIT_RUN_FAILURE, Problem, RunFailure, UserError
 from ..parallel.groups import World, meeting_place
 from ..parallel.liveness import Fate, Ring, Sign
+from .callbacks.signals import STOP_SIGNALS
 from .config import RunConfig
 from .whereabouts import Whereabouts
 
@@ -51,9 +53,9 @@ class Watch:
     def __init__(self, world: World, config: RunConfig, folder: Path, whereabouts: Whereabouts) -> None:
         self._world, self._config, self._folder, self._whereabouts = world, config, folder, whereabouts
         self._idle = 0.0
-        self._main = threading.main_thread()
         self._reporting = threading.Event()  # the main thread knows, and will say it
         self._ended = threading.Event()
+        self._signals, self._stop_asked = _Signals(), ""
         self._ring: Ring | None = None
         if world.size > 1:
             served_by, where = meeting_place()
@@ -66,6 +68,7 @@ class Watch:
         """Stop watching: what ends now ends as it should."""
         self._ended.set()
         self._thread.join()
+        self._signals.close()
         if self._ring:
             self._ring.leave(self._config.dead_after if self._ring.fate is None else _GRACE)
 
@@ -98,7 +101,8 @@ class Watch:
             last = time.monotonic()
             self._idle = self._idle + elapsed if moves == self._whereabouts.moves else 0.0
             moves = self._whereabouts.moves
-            asked_for += elapsed if self._whereabouts.stop_asked else 0.0
+            self._stop_asked = self._stop_asked or self._signals.first()
+            asked_for += elapsed if self._stop_asked else 0.0
             if self._ring:
                 unanswered = unanswered + elapsed if answers == self._ring.answers else 0.0
                 answers = self._ring.answers
@@ -118,7 +122,7 @@ class Watch:
                 self._end(self._stalled())
 
     def _unstopped(self) -> Problem:
-        rank, signal, seconds = self._world.rank, self._whereabouts.stop_asked, self._config.stop_within
+        rank, signal, seconds = self._world.rank, self._stop_asked, self._config.stop_within
         why = f"it was asked for by {signal} {seconds:.0f} s ago, and rank {rank} is still {self._place()}{self._behind()}"
         return _problem(self._told(Fate("unstopped", rank, "", why, rank)))
 
@@ -162,6 +166,34 @@ class Watch:
         if self._ring:
             self._ring.leave(_GRACE)
         os._exit(EXIT_RUN_FAILURE)  # the main thread hangs; nothing of it can be unwound
+
+
+class _Signals:
+    """Which signals came. Python's handlers wait for the main thread, which may be in a collective that never ends; the
+    number that the C handler writes does not."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._previous: int | None = None
+        with contextlib.suppress(ValueError):  # only the main thread may; from another one there are no handlers either
+            self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
+    def first(self) -> str:
+        """The first signal since the last look that asks for a stop, or nothing."""
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self._read, 4096):
+                if number in STOP_SIGNALS:
+                    return signal.Signals(number).name
+        return ""
+
+    def close(self) -> None:
+        """Back to what was before."""
+        if self._previous is not None:
+            signal.set_wakeup_fd(self._previous)
+        os.close(self._read)
+        os.close(self._write)
 
 
 @contextlib.contextmanager

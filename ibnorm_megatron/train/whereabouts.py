@@ -13,12 +13,10 @@ class Whereabouts:
         step: the optimizer step that is being taken, from 1; 0 before the first.
         phase: a word or two: starting, data, step, evaluating, saving.
         moves: how often either was told, or progress within a phase.
-        stop_asked: the signal that asked for a stop, None without one.
     """
 
     def __init__(self) -> None:
         self.step, self.phase, self.moves = 0, "starting", 0
-        self.stop_asked: str | None = None
 
     def enter(self, phase: str, step: int | None = None) -> None:
         """Begin a phase, and perhaps a step."""
@@ -36,7 +34,3 @@ class Whereabouts:
         self.enter(phase)
         yield
         self.enter(before)
-
-    def ask_to_stop(self, signal: str) -> None:
-        """A signal asks for a stop; the first one counts. Safe in a signal handler."""
-        self.stop_asked = self.stop_asked or signal

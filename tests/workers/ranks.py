@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -38,6 +39,9 @@ class Ranks:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["ibnorm_megatron.verify.warm"])
         folder.mkdir(parents=True, exist_ok=True)
+        warm = context.Process(target=os.getpid)  # the server imports for seconds before it forks the first
+        warm.start()
+        warm.join()
         world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **environ}
         self._logs = {rank: folder / f"rank-{rank}.log" for rank in (range(size) if present is None else present)}
         self._processes: dict[int, ForkServerProcess] = {}
@@ -62,6 +66,10 @@ class Ranks:
             self._processes[rank].join(max(0.0, deadline - time.monotonic()))
         return [self._processes[rank].exitcode for rank in ranks]
 
+    def alive(self, rank: int) -> bool:
+        """Whether a rank goes on."""
+        return self._processes[rank].is_alive()
+
     def said(self, rank: int) -> str:
         """What a rank has printed so far."""
         return self._logs[rank].read_text(errors="replace") if self._logs[rank].exists() else ""
@@ -84,10 +92,12 @@ def ranks(*arguments: object, **options: object) -> Iterator[Ranks]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that the kernel gives to whoever asks for any."""
+    while True:
+        port = random.randrange(20_000, 32_000)  # noqa: S311 (no secret)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _rank(arguments: list[str], environ: dict[str, str], log: str, plant: str) -> None:
