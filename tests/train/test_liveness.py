@@ -174,12 +174,12 @@ def test_a_stop_that_hangs_is_bounded_and_leaves_the_checkpoint_whole(tmp_path: 
 def test_ranks_that_never_come_and_a_port_that_is_taken(tmp_path: Path, prepared: Path) -> None:
     run = tmp_path / "run"
     arguments = _arguments(prepared, run, "run.stall_after=3")
-    with ranks(arguments, 4, tmp_path / "absent", present=[0, 2]) as started:
+    with ranks(arguments, 6, tmp_path / "absent", present=[0, 2]) as started:
         assert started.codes([0, 2], seconds=60) == [1, 1]
         for rank in (0, 2):
             said = _sentence(started.said(rank), rank)
-            assert re.match(r"the ranks' meeting place is 127\.0\.0\.1:\d+: not all 4 ranks came within 3 s", said)
-        assert "missing are 1, 3;" in started.said(0)
+            assert re.match(r"the ranks' meeting place is 127\.0\.0\.1:\d+: not all 6 ranks came within 3 s", said)
+        assert "missing are 1, 3, 4, 5;" in started.said(0)
     with ranks(arguments, 2, tmp_path / "headless", present=[1]) as started:
         assert started.codes([1], seconds=60) == [1]
         assert "rank 1 does not reach it within 3 s; see whether rank 0 lives" in _sentence(started.said(1), 1)
@@ -204,8 +204,9 @@ def test_a_rank_that_lags_is_named_once(tmp_path: Path, prepared: Path, plant: s
     with ranks(arguments, 2, tmp_path / "logs", f"{PLANTS}:{plant}") as started:
         assert started.codes([0, 1], seconds=180) == [0, 0]
         said = started.said(0)
-    (event,) = [record for record in RunFolder(run).read_metrics() if record.get("event") == "straggler"]
-    assert (event["step"], event["rank"], event["host"]) == (6, 1, os.uname().nodename)
-    assert event["own_seconds"] > 0.09 and event["own_seconds"] > 1.5 * event["median_own_seconds"]
-    assert (event["data_seconds"] > 0.09) == (plant == "slow_data")
-    assert said.count(f"step 6: {event['says']}") == 1
+    events = [record for record in RunFolder(run).read_metrics() if record.get("event") == "straggler"]
+    (event,) = [event for event in events if event["rank"] == 1]  # a machine that is busy may slow the other one, later
+    assert (event["step"] in (6, 8, 10), event["host"]) == (True, os.uname().nodename)
+    assert event["own_seconds"] > 0.29 and event["own_seconds"] > 1.5 * event["median_own_seconds"]
+    assert (event["data_seconds"] > 0.29) == (plant == "slow_data")
+    assert said.count(f"step {event['step']}: {event['says']}") == 1

@@ -35,8 +35,8 @@ def hang_in_data_alone() -> None:
 
 
 def slow_data() -> None:
-    """Rank 1 waits for its data for a tenth of a second, until step 10."""
-    _before_batches(lambda step: time.sleep(0.1 if step <= 10 else 0.0))
+    """Rank 1 waits for its data for a third of a second, until step 10."""
+    _before_batches(lambda step: time.sleep(0.33 if step <= 10 else 0.0))
 
 
 def raise_in_step() -> None:
@@ -79,7 +79,7 @@ def hold_the_lock() -> None:
 
 
 def slow_computing() -> None:
-    """Rank 1 computes ten times as much in every forward pass."""
+    """Rank 1 computes for a third of a second more in every forward pass."""
     if os.environ["RANK"] != "1":
         return
     from ibnorm_megatron.model.language_model import LanguageModel
@@ -87,7 +87,7 @@ def slow_computing() -> None:
     forward = LanguageModel.forward
 
     def slowly(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        end = time.thread_time() + 0.1
+        end = time.thread_time() + 0.33
         while time.thread_time() < end:
             pass
         return forward(self, *arguments, **keywords)
