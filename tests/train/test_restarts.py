@@ -64,7 +64,7 @@ def _curve(run: Path) -> dict[int, tuple[float, float]]:
 
 def test_a_run_whose_ranks_are_killed_completes_by_itself(tmp_path: Path, prepared: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    steps = "train.steps=400"
+    steps = "train.steps=200"
     with ranks(_arguments(prepared, whole, steps), 2, tmp_path / "logs") as undisturbed:
         assert undisturbed.codes([0, 1], seconds=240) == [0, 0], undisturbed.said(0)
     process = _start("--nproc-per-node", "2", "--max-restarts", "3", *_arguments(prepared, killed, steps))
