@@ -12,6 +12,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=r"megatron\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # PyTorch's C++ part tells of every connection that a peer closes, with a trace of addresses. What matters is raised too.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     # torchrun sets this one too; without it every CPU process takes all cores and they fight over them.
     for threads in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(threads, "1")

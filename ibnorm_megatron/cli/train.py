@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,25 +20,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nproc-per-node", type=int, metavar="N", help="processes to start; by default as many as one copy of the model needs"
     )
+    parser.add_argument(
+        "--max-restarts", type=int, default=0, metavar="N", help="how often to start again where a rank dies; 0 by default"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="a field in which a resumed run may differ from its beginning; may be repeated, and adds to run.allow",
+    )
 
 
 def execute(arguments: argparse.Namespace) -> int:
     from ..config import parse_config
+    from ..errors import Problem, UserError
     from ..train import main
     from ..train.run import check_run
 
-    processes = arguments.nproc_per_node
-    if processes is None:
-        config, _ = parse_config(arguments.config, arguments.overrides)
-        processes = config.parallel.model_parallel if config else 1
-    check_run(arguments.config, arguments.overrides, processes)
-    target = [arguments.config, *arguments.overrides]
-    if processes == 1:
+    processes, restarts, overrides = arguments.nproc_per_node, arguments.max_restarts, list(arguments.overrides)
+    if restarts < 0:
+        raise UserError(Problem("--max-restarts", str(restarts), "there is no such number of restarts", "give 0 or more"))
+    if processes is None or arguments.allow:
+        config, _ = parse_config(arguments.config, overrides)
+        if processes is None:
+            processes = config.parallel.model_parallel if config else 1
+        if config and arguments.allow:
+            overrides.append(f"run.allow={json.dumps([*config.run.allow, *arguments.allow])}")
+    check_run(arguments.config, overrides, processes)
+    target = [arguments.config, *overrides]
+    if processes == 1 and not restarts:
         return main(target)
-    return _launch(processes, ["-m", "ibnorm_megatron.train", *target])
+    return _launch(processes, restarts, ["-m", "ibnorm_megatron.train", *target])
 
 
-def _launch(processes: int, target: list[str]) -> int:
+def _launch(processes: int, restarts: int, target: list[str]) -> int:
     """Run ``python TARGET`` as so many ranks under torchrun, and pass signals on to them.
 
     torchrun that is signalled itself ends with exit code 1, whatever its ranks do. It gets a session of its own, so that
@@ -45,7 +63,14 @@ def _launch(processes: int, target: list[str]) -> int:
     import psutil
 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    with subprocess.Popen([*torchrun, *target], start_new_session=True) as agent:  # noqa: S603 (no shell, own interpreter)
+    torchrun += ["--max-restarts", str(restarts)]
+    # Restarted ranks that meet at the launcher's own store find there what those before them left, and wait for the dead.
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    # Slurm sends SIGUSR1 to every process of a job, and torchrun would die of it. What is ignored stays so in a program that
+    # is started; the ranks listen again.
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    with subprocess.Popen([*torchrun, *target], start_new_session=True, env=environment) as agent:  # noqa: S603 (no shell)
+        signal.signal(signal.SIGUSR1, before)
 
         def forward(number: int, frame: object) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -53,7 +78,7 @@ def _launch(processes: int, target: list[str]) -> int:
                 for process in torchrun_itself.children() or [torchrun_itself]:
                     process.send_signal(number)
 
-        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
         try:
             return agent.wait()
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ..errors import Problem, RunFailure, UserError
 from . import cpu_compat
 from .config import Layout
 
@@ -32,25 +33,74 @@ class World:
 
 
 @contextmanager
-def process_group(world: World, timeout: timedelta = timedelta(minutes=30), store: dist.Store | None = None) -> Iterator[None]:
+def process_group(
+    world: World,
+    timeout: timedelta = timedelta(minutes=30),
+    store: dist.Store | None = None,
+    meeting: timedelta = timedelta(minutes=30),
+) -> Iterator[None]:
     """Join the world over nccl on GPUs and gloo on CPUs, and leave it at the end.
 
-    Ranks meet at ``store``, or else where the launcher's environment says.
+    Ranks meet at ``store``, or else where the launcher's environment says; those that are there wait ``meeting`` for others.
+
+    Raises:
+        UserError: the port to meet at is taken, or is none.
+        RunFailure: some rank does not arrive.
     """
     cpu_compat.install()
     if cpu_compat.on_gpu():
         torch.cuda.set_device(world.local_rank)
+    if store is None:
+        store = _meet(world, meeting) if "MASTER_ADDR" in os.environ else dist.HashStore()  # or there is nobody to meet
+    os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # DeepSpeed insists on it
     backend = "nccl" if cpu_compat.on_gpu() else "gloo"
-    if store is None and "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:  # without a launcher there is nobody to meet, so no port to choose
-        os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # DeepSpeed insists on it
-        store = dist.HashStore() if store is None else store
-        dist.init_process_group(backend, timeout=timeout, store=store, rank=world.rank, world_size=world.size)
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=world.rank, world_size=world.size)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def meeting_place(environ: Mapping[str, str] = os.environ) -> tuple[int | None, str]:
+    """The rank that serves the store at which the ranks meet, None where the launcher does, and the store's address."""
+    by_launcher = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return None if by_launcher else 0, f"{environ.get('MASTER_ADDR')}:{environ.get('MASTER_PORT')}"
+
+
+def _meet(world: World, within: timedelta) -> dist.Store:
+    """The store at which the ranks of a launcher meet, once all of them are there."""
+    served_by, where = meeting_place()
+    host, port = os.environ["MASTER_ADDR"], os.environ.get("MASTER_PORT", "")
+    if not (port.isdecimal() and int(port) < 2**16):
+        raise UserError(Problem("MASTER_PORT", port or "missing", "it is no port", "let the launcher choose one"))
+    try:
+        store = dist.TCPStore(
+            host, int(port), world.size, served_by == world.rank, within, wait_for_workers=False, multi_tenant=True
+        )
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" in str(error):
+            mend = "give the launcher another one, or end that program"
+            raise UserError(Problem("MASTER_PORT", port, f"another program listens there on {host}", mend)) from None
+        why = f"rank {world.rank} does not reach it within {within.total_seconds():.0f} s"
+        raise RunFailure(Problem("the ranks' meeting place", where, why, "see whether rank 0 lives, and the address")) from None
+    store.set(f"arrived/{world.rank}", "")
+    if store.add("arrived", 1) == world.size:
+        store.set("all arrived", "")
+    try:
+        store.wait(["all arrived"], within)
+    except (dist.DistStoreError, dist.DistNetworkError):
+        raise RunFailure(_missing(store, world, where, within)) from None
+    return store
+
+
+def _missing(store: dist.Store, world: World, where: str, within: timedelta) -> Problem:
+    """Who has not come to the store; it may be gone itself."""
+    why = f"not all {world.size} ranks came within {within.total_seconds():.0f} s"
+    with suppress(RuntimeError):
+        missing = [str(rank) for rank in range(world.size) if not store.check([f"arrived/{rank}"])]
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        why += f", missing are {', '.join(missing[:8])}{more}" if missing else ""
+    return Problem("the ranks' meeting place", where, why, "see what these ranks or their hosts say, and start again")
 
 
 @dataclass(frozen=True)

@@ -186,9 +186,9 @@ class Guard:
         if self._failed:
             values = {"loss": self.loss, "grad_norm": self.grad_norm, "in_a_row": self.failed_in_a_row}
             said = f"loss {self.loss:.4g}, gradient's norm {self.grad_norm:.4g}; the step is skipped"
-            return [{"step": step, "event": "not_finite", **values, "said": said}]
+            return [{"step": step, "event": "not_finite", **values, "says": said}]
         ending = "; the step is skipped" if self._skipped else ""
         return [
-            {"step": step, "event": "spike", **asdict(spike), "skipped": self._skipped, "said": f"{spike}{ending}"}
+            {"step": step, "event": "spike", **asdict(spike), "skipped": self._skipped, "says": f"{spike}{ending}"}
             for spike in self.spikes
         ]

@@ -23,8 +23,10 @@ from ..parallel.groups import Groups
 from .callbacks.base import Callback, Record, speaks
 from .flops import model_flops_utilization
 from .guard import Guard
+from .pace import Pace
 from .run_folder import RunFolder
 from .step import StepMetrics, TrainStep
+from .whereabouts import Whereabouts
 
 
 class TrainState:
@@ -65,6 +67,7 @@ class Trainer:
         self._loader, self.callbacks, self.guard = loader, callbacks, guard
         self.take_step = TrainStep(config.train, groups, engine, guard=guard)
         self.failure: Problem | None = None
+        self.whereabouts, self.pace = Whereabouts(), Pace()
         self._stopping = False
         self._timed_steps, self._timed_seconds = 0, 0.0  # since the last record, without what callbacks take
 
@@ -78,26 +81,34 @@ class Trainer:
             closing.callback(self._loader.close)
             for callback in self.callbacks:
                 closing.callback(callback.close)
-                callback.on_start(self)
+                with self.whereabouts.during(callback.doing):
+                    callback.on_start(self)
             while self.state.step < self.config.train.steps and not self._stopping:
                 record = self._step()
-                if record:
-                    for callback in self.callbacks:
+                for callback in self.callbacks if record else ():
+                    with self.whereabouts.during(callback.doing):
                         callback.on_record(self, record)
                 for callback in self.callbacks:
-                    callback.after_step(self)
+                    with self.whereabouts.during(callback.doing):
+                        callback.after_step(self)
             self.summary["peak_memory_bytes"] = self.peak_memory()  # of training, before any callback measures something
             for callback in self.callbacks:
-                callback.on_end(self)
+                with self.whereabouts.during(callback.doing):
+                    callback.on_end(self)
+            self.whereabouts.enter("ending")
         if self.failure:
             raise RunFailure(self.failure)
 
     def _step(self) -> Record | None:
         """Take a step; return what the metrics say of it, if it is one that they speak of."""
         started, step = time.perf_counter(), self.state.step + 1
-        batches = self._loader.batches(self.state.samples)
-        speaking = [callback for callback in self.callbacks if speaks(callback)]
-        metrics, heard = self.take_step(step, batches, [callback.say() for callback in speaking])
+        self.whereabouts.enter("data", step)
+        with self.pace.step() as pace:
+            batches = self._loader.batches(self.state.samples)
+            pace.has_data()
+            self.whereabouts.enter("step")
+            speaking = [callback for callback in self.callbacks if speaks(callback)]
+            metrics, heard = self.take_step(step, batches, [callback.say() for callback in speaking])
         self.state.advance(self.config.train.global_batch_size, metrics.tokens)
         due = step % self.config.log.interval == 0 or step == self.config.train.steps
         record = self._record(metrics) if due else None  # reads from the device, so that the time below is that of its work
@@ -135,10 +146,10 @@ class Trainer:
         """
         self.failure, self._stopping = problem, True
 
-    def notify_event(self, record: Record) -> None:
-        """Tell every callback of something that does not happen every step; ``event`` says what."""
+    def notify_event(self, event: Record) -> None:
+        """Tell this rank's callbacks of something that does not happen every step; no collectives."""
         for callback in self.callbacks:
-            callback.on_event(self, record)
+            callback.on_event(self, event)
 
     def notify_evaluation(self, record: Record) -> None:
         """Tell every callback of an evaluation."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from ..parallel.engine import Engine
     from ..parallel.groups import Groups, World
     from .loop import Trainer
+    from .whereabouts import Whereabouts
 
 
 def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config, Prepared]:
@@ -115,6 +118,9 @@ _FREE = ("run.", "log.", "checkpoint.", "evaluate.", "data.path", "data.index_ca
 _FREE += ("train.micro_batch_size", "train.replica_audit", "guard.stop_after")
 _DATA_HASHES = {"data": "hash", "tokenizer": "tokenizer"}
 
+#: How long a restarted run waits for the lock of the one before it.
+_LOCK_SECONDS = 60.0
+
 
 def run(config: Config, prepared: Prepared, world: World) -> int:
     """Train, or go on training, what ``config`` describes. Returns the process's exit code.
@@ -122,7 +128,8 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
     Raises:
         UserError: another process trains in the run's folder, its newest checkpoint is damaged, or DeepSpeed refuses
             what ``parallel.deepspeed`` says.
-        RunFailure: the gradient was not finite for too many steps in a row, or copies of a weight differ.
+        RunFailure: another rank ended, or never came; the gradient was not finite for too many steps in a row, or copies of a
+            weight differ.
     """
     folder = RunFolder(config.run.dir)
     latest = folder.latest_checkpoint()
@@ -134,17 +141,24 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
 
     from ..parallel.engine import check_overrides
     from ..parallel.groups import model_parallel, process_group
+    from .liveness import watched
+    from .whereabouts import Whereabouts
 
     check_overrides(config.parallel, _deepspeed_config(config, config.parallel.data(world.size)))
-    with process_group(world), ExitStack() as held:
+    whereabouts = Whereabouts()
+    with ExitStack() as held:
+        held.enter_context(process_group(world, meeting=timedelta(seconds=config.run.stall_after)))
+        held.enter_context(watched(world, config.run, folder.path, whereabouts))
         if world.rank == 0:
-            held.enter_context(folder.claim(config.to_yaml()))
+            # A launcher that restarts ranks may do so before the kernel has ended those that it killed.
+            restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+            held.enter_context(folder.claim(config.to_yaml(), wait=_LOCK_SECONDS if restarted else 0.0))
         with model_parallel(config.parallel, config.train.seed) as groups:
-            train(config, prepared, groups)
+            train(config, prepared, groups, whereabouts)
     return 0
 
 
-def train(config: Config, prepared: Prepared, groups: Groups) -> None:
+def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Whereabouts | None = None) -> None:
     """Train to the end as one rank of a laid-out world, from the newest checkpoint if there is one.
 
     Raises:
@@ -155,6 +169,7 @@ def train(config: Config, prepared: Prepared, groups: Groups) -> None:
 
     folder = RunFolder(config.run.dir)
     trainer = build_trainer(config, prepared, groups)
+    trainer.whereabouts = whereabouts or trainer.whereabouts
     if folder.latest_checkpoint():
         _go_on(trainer)
     if groups.first:
@@ -167,6 +182,7 @@ def _go_on(trainer: Trainer) -> None:
     """Take back the newest checkpoint that is not damaged."""
     from .checkpoint import load_checkpoint, newest_undamaged
 
+    trainer.whereabouts.enter("reading the checkpoint")
     folder = trainer.folder
     name, damaged = newest_undamaged(folder)
     trainer.restore(load_checkpoint(folder.checkpoints / name, trainer.engine, trainer.groups, trainer.config))
@@ -224,6 +240,7 @@ def build_trainer(
     from .callbacks.norms import NormSteps
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
     from .callbacks.signals import StopOnSignal
+    from .callbacks.stragglers import Stragglers
     from .guard import Guard
     from .loop import Trainer
 
@@ -263,6 +280,7 @@ def build_trainer(
         TensorBoard() if log.tensorboard else None,
         Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,
         StopOnSignal(),
+        Stragglers(),
         Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches),
         Checkpoint(config.checkpoint),
         NormCost(validation) if log.norm_cost else None,

@@ -16,10 +16,11 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -64,15 +65,18 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @contextmanager
-    def claim(self, config_yaml: str) -> Iterator[None]:
+    def claim(self, config_yaml: str, wait: float = 0.0) -> Iterator[None]:
         """Make the folder, hold it against other processes, and write the config: the first thing a kill can leave.
 
         Raises:
-            UserError: another process is training in it.
+            UserError: another process is training in it, and goes on for ``wait`` seconds.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with open(self.path / ".lock", "w") as lock:  # the lock goes with the process, however it ends
+            deadline = time.monotonic() + wait
             try:
+                while not _locked(lock) and time.monotonic() < deadline:
+                    time.sleep(0.1)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 why = "another process is training in it"
@@ -230,6 +234,14 @@ class RunFolder:
 
 
 _NAME = re.compile(r"step-\d{8,}")
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def checkpoint_name(step: int) -> str:

@@ -62,7 +62,7 @@ def test_a_full_disk_is_survived_and_the_next_save_works(tmp_path: Path, prepare
     assert "File too large" in lines[0]
     assert "Traceback" not in error
     records = folder.read_metrics()
-    failed = [record["step"] for record in records if record.get("event") == "checkpoint failed"]
+    failed = [record["step"] for record in records if record.get("event") == "checkpoint_failed"]
     assert len(failed) == len(lines)
     assert all(step >= refused_at - 5 for step in failed)
     losses = [record["step"] for record in records if "loss" in record]

@@ -66,7 +66,7 @@ def test_a_report_leaves_every_step_in() -> None:
     assert not any(_take(guard, loss) for loss in [*_noise(16), 30.0])
     (event,) = guard.events(17)
     assert (event["event"], event["of"], event["step"], event["skipped"]) == ("spike", "loss", 17, False)
-    assert "skipped" not in event["said"]
+    assert "skipped" not in event["says"]
     json.dumps(event, allow_nan=False)
 
 

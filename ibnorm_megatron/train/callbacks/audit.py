@@ -25,6 +25,8 @@ class ReplicaAudit(Callback):
         RunFailure: the copies of a weight differ; on every rank, named by those that hold one.
     """
 
+    doing = "comparing copies of weights"
+
     def __init__(self, interval: int) -> None:
         self._interval = interval
 

@@ -11,7 +11,13 @@ Record = dict[str, Any]
 
 
 class Callback:
-    """Override the moments you need. Every rank calls every callback in the same order, so collectives are allowed."""
+    """Override the moments you need. Every rank calls every callback in the same order, so collectives are allowed.
+
+    Attributes:
+        doing: what a rank does while it is within this callback, for whoever asks where it hangs.
+    """
+
+    doing = "between steps"
 
     def on_start(self, trainer: Trainer) -> None:
         """Before the first step, after a checkpoint was restored."""
@@ -25,10 +31,10 @@ class Callback:
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """After an evaluation."""
 
-    def on_event(self, trainer: Trainer, record: Record) -> None:
-        """When something happened that does not every step: ``event`` says what, ``step`` when, ``said`` what a person reads.
+    def on_event(self, trainer: Trainer, event: Record) -> None:
+        """Something happened that does not every step: ``step``, ``event`` (its kind), ``says`` (a sentence), and plain values.
 
-        The other values are plain.
+        On every rank that tells of it; the first writes and prints.
         """
 
     def on_end(self, trainer: Trainer) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from ...checkpoints.writer import Part, write_part, write_whole
 from ...errors import Problem, RunFailure, UserError
 from ...parallel.cpu_compat import device
+from ...printing import printable
 from ..checkpoint import head, take_part
 from ..config import CheckpointConfig
 from .base import Callback
@@ -51,6 +53,8 @@ class Checkpoint(Callback):
         RunFailure: the last state could not be saved, after several attempts.
     """
 
+    doing = "saving"
+
     def __init__(self, config: CheckpointConfig) -> None:
         self._config = config
         self._saving: _Save | None = None
@@ -59,6 +63,7 @@ class Checkpoint(Callback):
         self._pool: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._blocked_seconds = 0.0
+        self._failures: SimpleQueue[tuple[int, str]] = SimpleQueue()  # steps and reasons, from the thread
 
     def on_start(self, trainer: Trainer) -> None:
         self._saved_at = trainer.state.step
@@ -66,6 +71,7 @@ class Checkpoint(Callback):
             trainer.folder.prune(self._config.keep_last, self._config.keep_every)
 
     def after_step(self, trainer: Trainer) -> None:
+        self._tell(trainer)
         if self._config.interval and trainer.state.step % self._config.interval == 0:
             started = time.perf_counter()
             self._settle(trainer)
@@ -85,15 +91,15 @@ class Checkpoint(Callback):
 
     def on_end(self, trainer: Trainer) -> None:
         self._settle(trainer)
-        for seconds in (*_LAST_ATTEMPTS, 0.0):
-            if self._is_saved(trainer):
-                break
-            self._begin(trainer)
-            self._settle(trainer)
+        for seconds in (0.0, *_LAST_ATTEMPTS):
             if self._is_saved(trainer):
                 break
             time.sleep(seconds)
-        else:
+            trainer.whereabouts.moved()
+            self._begin(trainer)
+            self._settle(trainer)
+            self._tell(trainer)
+        if not self._is_saved(trainer):
             mend = "make room or mend what was said above; the same command goes on from the checkpoint before"
             raise RunFailure(Problem("the state after step", str(trainer.state.step), "it could not be saved", mend))
         trainer.summary["checkpoint_seconds"] = self._blocked_seconds
@@ -112,7 +118,7 @@ class Checkpoint(Callback):
         try:
             write_part(trainer.folder.draft_checkpoint(step), part)
         except OSError as error:
-            self._say_failed(trainer, step, error)
+            self._failures.put((step, str(error)))
             raise
 
     def _settle(self, trainer: Trainer) -> None:
@@ -142,18 +148,17 @@ class Checkpoint(Callback):
                 self._saved_at = save.step
                 return
             except (OSError, UserError, RunFailure) as error:
-                self._say_failed(trainer, save.step, error)
+                self._failures.put((save.step, str(error)))
         folder.drop_draft(save.step)
-        folder.append_metrics({"step": save.step, "event": "checkpoint failed"})
 
-    def _say_failed(self, trainer: Trainer, step: int, error: Exception) -> None:
-        """One line on stderr; a thread of this rank's that wrote nothing says why."""
-        why = str(error).rstrip(".")
-        going = "training goes on, and the next one is tried when it is due"
-        print(
-            f"[rank {trainer.groups.rank}] warning: the checkpoint of step {step} was not saved: {why}; {going}",
-            file=sys.stderr,
-        )
+    def _tell(self, trainer: Trainer) -> None:
+        """Say which saves this rank could not do: on stderr, and of the first rank in the records."""
+        while not self._failures.empty():
+            step, why = self._failures.get()
+            going = "training goes on, and the next one is tried when it is due"
+            says = f"the checkpoint of step {step} was not saved: {printable(why.rstrip('.'))}; {going}"
+            print(f"[rank {trainer.groups.rank}] warning: {says}", file=sys.stderr)
+            trainer.notify_event({"step": step, "event": "checkpoint_failed", "says": says})
 
     def _is_saved(self, trainer: Trainer) -> bool:
         """Whether the first rank has the state of this step on disk. Collective."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...printing import printable
 from ...progress import Progress
 from .base import Callback, Record
 
@@ -36,8 +37,8 @@ class Console(Callback):
         bits = record["val_bits_per_byte"]
         self._progress.print(f"step {record['step']}: validation loss {record['val_loss']:.4f}, {bits:.4f} bits a byte")
 
-    def on_event(self, trainer: Trainer, record: Record) -> None:
-        self._progress.print(f"step {record['step']}: {record['said']}")
+    def on_event(self, trainer: Trainer, event: Record) -> None:
+        self._progress.print(f"step {event['step']}: {printable(event['says'])}")
 
     def close(self) -> None:
         self._progress.stop()

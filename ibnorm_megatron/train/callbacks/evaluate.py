@@ -28,6 +28,8 @@ class Evaluate(Callback):
         batches: global batches an evaluation takes at most.
     """
 
+    doing = "evaluating"
+
     def __init__(self, loader: Loader, token_bytes: torch.Tensor, interval: int, batches: int) -> None:
         self._loader, self._token_bytes = loader, token_bytes
         self._interval, self._batches = interval, batches
@@ -43,6 +45,7 @@ class Evaluate(Callback):
     def _evaluate(self, trainer: Trainer) -> Record:
         sums = torch.zeros(3, dtype=torch.float64)  # nats, tokens, bytes
         for whole in self._loader.one_pass(self._batches):
+            trainer.whereabouts.moved()
             batches = [own_share(batch, trainer.groups) for batch in whole]
             sums[0] += trainer.engine.evaluate([inputs(batch) for batch in batches]).cpu()
             sums[1] += sum(batch.num_tokens for batch in batches)

@@ -39,7 +39,7 @@ class GuardReports(Callback):
         assert last is not None, "the guard was at the brink before this step"
         found = diagnose(trainer.engine, trainer.groups, last)
         said = f"not finite for {in_a_row} step{'s' if in_a_row > 1 else ''} in a row: {found}"
-        trainer.notify_event({"step": step, "event": "diagnosis", "said": said, **found.plain()})
+        trainer.notify_event({"step": step, "event": "diagnosis", "says": said, **found.plain()})
         if trainer.groups.first:
             values = {
                 "loss": str(self._guard.loss),

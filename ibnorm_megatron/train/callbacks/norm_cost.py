@@ -33,6 +33,8 @@ class NormCost(Callback):
     its time is the median of several runs; all ranks measure at once, and the slowest counts.
     """
 
+    doing = "timing norms"
+
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 

@@ -23,9 +23,9 @@ class JsonLines(Callback):
         if trainer.groups.first:
             trainer.folder.append_metrics(record)
 
-    def on_event(self, trainer: Trainer, record: Record) -> None:
+    def on_event(self, trainer: Trainer, event: Record) -> None:
         if trainer.groups.first:
-            trainer.folder.append_metrics(record)
+            trainer.folder.append_metrics(event)
 
 
 class Summary(Callback):

@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 
 #: A second Ctrl-C this many seconds after the first is meant: it kills. Launchers repeat a signal within one.
 _IMPATIENT_SECONDS = 5.0
+#: SIGUSR1 is what Slurm sends with --signal some time before it preempts a job or its time is up.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopOnSignal(Callback):
-    """On SIGTERM or SIGINT let the step finish, save, and stop; all ranks stop after the same step.
+    """On SIGTERM, SIGINT or SIGUSR1 let the step finish, save, and stop; all ranks stop after the same step.
 
     Whoever stops a job often signals both the launcher and its processes, and the launcher signals them again; so only a
     SIGINT that comes seconds after the first signal, from somebody who does not want to wait, ends the process at once.
+
+    A handler runs when the main thread comes back to Python. Whether it does within ``run.stop_within`` seconds is looked at
+    by the run's watch (:mod:`ibnorm_megatron.train.liveness`), which ends the process if not.
     """
 
     def __init__(self) -> None:
@@ -35,7 +40,7 @@ class StopOnSignal(Callback):
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, request)
 
     def say(self) -> float:
