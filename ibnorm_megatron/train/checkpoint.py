@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..parallel.engine import Engine
 from ..parallel.groups import Groups
 from ..parallel.optimizer_state import KINDS, answers_for
 from ..parallel.sharding import Sharding
+from .callbacks.average import AVERAGE, WeightAverage
 from .run_card import layout_of
 from .run_folder import RunFolder
 
@@ -30,7 +31,9 @@ from .run_folder import RunFolder
 _PLACES = ("world_size", "tensor", "pipeline", "context")
 
 
-def take_part(engine: Engine, groups: Groups, config: Config, pool: dict[str, Tensor]) -> Part:
+def take_part(
+    engine: Engine, groups: Groups, config: Config, pool: dict[str, Tensor], more: Mapping[str, Mapping[str, Tensor]] = {}
+) -> Part:
     """Copy to the CPU what this rank answers for.
 
     Args:
@@ -38,13 +41,18 @@ def take_part(engine: Engine, groups: Groups, config: Config, pool: dict[str, Te
         groups: this rank's place.
         config: the run's.
         pool: where the copies of the last call are, which are overwritten.
+        more: further kinds: by kind and parameter, values of all that this rank holds of it.
     """
     tensor_rank, tensor_ranks = groups.tensor_rank, groups.layout.tensor
     part = Part(groups.rank, tensor_rank)
     parameters = {
         name: parameter for name, parameter in engine.module.logical_parameters().items() if answers_for(parameter, tensor_rank)
     }
+    held = engine.optimizer_state.fragments(parameters)
     for name, fragment in engine.optimizer_state.own_fragments(parameters).items():
+        first = fragment.start - held[name].start
+        others = {f"{kind}/{name}": of_names[name][first : first + fragment.length] for kind, of_names in more.items()}
+        part.tensors |= others
         part.runs[name] = Run(start=fragment.start, length=fragment.length)
         part.parameters[name] = tensor_record(Sharding.of(parameters[name], tensor_ranks, config.model.vocab_size))
         part.tensors |= {f"{kind}/{name}": value for kind, value in fragment.values.items()}
@@ -64,8 +72,10 @@ def _copied(pool: dict[str, Tensor], name: str, tensor: Tensor) -> Tensor:
     return pool[name].copy_(tensor)
 
 
-def head(engine: Engine, snapshot: Mapping[str, Any], config: Config, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a checkpoint without its tensors and files: the same on every rank."""
+def head(
+    engine: Engine, snapshot: Mapping[str, Any], config: Config, card: Mapping[str, Any], more: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The record of a checkpoint without its tensors and files: the same on every rank. ``more`` are kinds, as above."""
     state = engine.optimizer_state
     return {
         "format": "ibnorm_megatron checkpoint",
@@ -73,7 +83,7 @@ def head(engine: Engine, snapshot: Mapping[str, Any], config: Config, card: Mapp
         **snapshot,
         "optimizer_steps": state.steps,
         "loss_scale": state.loss_scale(),
-        "kinds": list(KINDS if state.steps else KINDS[:1]),
+        "kinds": [*(KINDS if state.steps else KINDS[:1]), *more],
         "layout": layout_of(config, dist.get_world_size()),
         "config": config.to_dict(),
         "card": dict(card),
@@ -106,8 +116,12 @@ def _damages(checkpoint: Path) -> list[Problem]:
     return list(damages(checkpoint, record, sorted(record.files)[dist.get_rank() :: dist.get_world_size()]))
 
 
-def load_checkpoint(checkpoint: Path, engine: Engine, groups: Groups, config: Config) -> CheckpointRecord:
+def load_checkpoint(
+    checkpoint: Path, engine: Engine, groups: Groups, config: Config, average: WeightAverage | None = None
+) -> CheckpointRecord:
     """Restore weights, optimizer and random numbers of a checkpoint of any layout; returns its record. Collective.
+
+    The ``average`` of weights is restored too, if there is one in the checkpoint; else it begins with the weights.
 
     In another layout no rank has the random numbers of one before: they begin anew, from the seed and the step.
 
@@ -115,7 +129,7 @@ def load_checkpoint(checkpoint: Path, engine: Engine, groups: Groups, config: Co
         UserError: the checkpoint is of another model; on every rank, if it is so on one.
     """
     reader = CheckpointReader(checkpoint)
-    _on_all_ranks(lambda: _load_tensors(reader, engine, groups, config))
+    _on_all_ranks(lambda: _load_tensors(reader, engine, groups, config, average))
     record = reader.record
     engine.optimizer_state.end_load(record.loss_scale)
     here = layout_of(config, dist.get_world_size())
@@ -127,17 +141,25 @@ def load_checkpoint(checkpoint: Path, engine: Engine, groups: Groups, config: Co
     return record
 
 
-def _load_tensors(reader: CheckpointReader, engine: Engine, groups: Groups, config: Config) -> None:
+def _load_tensors(
+    reader: CheckpointReader, engine: Engine, groups: Groups, config: Config, average: WeightAverage | None
+) -> None:
     if reader.record.optimizer_steps and (lacking := [kind for kind in KINDS if kind not in reader.record.kinds]):
         why = f"it has no {' and no '.join(lacking)}"
         raise UserError(Problem("the checkpoint", str(reader.folder), why, "go on from one that has the optimizer's state"))
     rank, ranks, state = groups.tensor_rank, groups.layout.tensor, engine.optimizer_state
     parameters, buffers = engine.module.logical_parameters(), engine.module.logical_buffers()
     state.begin_load(reader.record.optimizer_steps)
+    mean: dict[str, Tensor] = {}
     for name, fragment in state.fragments(parameters).items():
         sharding = Sharding.of(parameters[name], ranks, config.model.vocab_size)
-        for kind, value in fragment.values.items():
+        values = dict(fragment.values)
+        if average is not None and AVERAGE in reader.record.kinds:
+            values[AVERAGE] = mean[name] = torch.empty_like(values["weight"])
+        for kind, value in values.items():
             value.copy_(reader.run(kind, name, sharding, rank, ranks, fragment.start, fragment.length))
+    if average is not None:
+        average.take_back(mean)
     for name, (buffer, sharding) in buffers.items():
         buffer.copy_(reader.buffer(name, sharding, rank, ranks))
     if groups.layout.pipeline == 1 and (others := reader.record.parameters.keys() - parameters.keys()):

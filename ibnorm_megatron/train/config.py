@@ -35,6 +35,9 @@ class TrainConfig(_Room):
     beta2: float = Field(0.95, ge=0, lt=1)
     adam_eps: float = Field(1e-8, gt=0)
     grad_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0 means no clipping")
+    average_decay: float = Field(
+        0, ge=0, lt=1, description="of a running mean of the weights, saved and evaluated beside them; 0 means none"
+    )
     replica_audit: int = Field(
         100, ge=0, description="steps between checks that all copies of a weight are equal, bit for bit; 0 means never"
     )

@@ -180,12 +180,15 @@ def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Where
 
 def _go_on(trainer: Trainer) -> None:
     """Take back the newest checkpoint that is not damaged."""
+    from .callbacks.average import WeightAverage
     from .checkpoint import load_checkpoint, newest_undamaged
 
     trainer.whereabouts.enter("reading the checkpoint")
     folder = trainer.folder
     name, damaged = newest_undamaged(folder)
-    trainer.restore(load_checkpoint(folder.checkpoints / name, trainer.engine, trainer.groups, trainer.config))
+    average = next((callback for callback in trainer.callbacks if isinstance(callback, WeightAverage)), None)
+    checkpoint = folder.checkpoints / name
+    trainer.restore(load_checkpoint(checkpoint, trainer.engine, trainer.groups, trainer.config, average))
     if damaged and trainer.groups.first:
         for problem in damaged:
             print(f"warning: {problem}", file=sys.stderr)
@@ -232,6 +235,7 @@ def build_trainer(
     from ..data.tokenizer import token_bytes
     from ..parallel.cpu_compat import on_gpu
     from .callbacks.audit import ReplicaAudit
+    from .callbacks.average import WeightAverage
     from .callbacks.checkpoint import Checkpoint
     from .callbacks.console import Console
     from .callbacks.evaluate import Evaluate
@@ -272,6 +276,7 @@ def build_trainer(
     engine = build_engine(config, groups, prepare_module)
     sizes = torch.from_numpy(token_bytes(prepared.folders[0], prepared.tokenizer))
     guard = Guard(config.guard)
+    average = WeightAverage(train.average_decay) if train.average_decay else None
     callbacks = [
         GuardReports(guard),  # the first: a diagnosis sees the model as the step left it
         ReplicaAudit(train.replica_audit),  # before anything is kept of a model whose copies differ
@@ -281,8 +286,9 @@ def build_trainer(
         Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,
         StopOnSignal(),
         Stragglers(),
-        Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches),
-        Checkpoint(config.checkpoint),
+        average,
+        Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches, average),
+        Checkpoint(config.checkpoint, average),
         NormCost(validation) if log.norm_cost else None,
         Summary(),
         Console() if log.console else None,  # the last to speak, when everything it speaks of is done

@@ -12,7 +12,7 @@ OPTIONS = {
     "deepspeed",
     "data": "path weights document_mask loss_on_end_of_document index_cache",
     "train": "steps sequence_length global_batch_size micro_batch_size seed precision lr min_lr_ratio schedule warmup_fraction "
-    "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip replica_audit",
+    "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip average_decay replica_audit",
     "guard": "stop_after spikes spike_window spike_threshold",
     "evaluate": "interval batches",
     "checkpoint": "interval keep_last keep_every background",

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 _ACCUMULATE = "train.micro_batch_size=2"
 _DROPOUT = "model.dropout=0.1"
+_AVERAGE = "train.average_decay=0.9"
 
 #: Everything that a rank can hold in its own way; all with dropout where there is a place for it.
 SAME = {
@@ -29,14 +30,14 @@ SAME = {
         "statistics": ["model.norm=batchnorm", "train.precision=bf16"],
     },
     2: {
-        "replicas": ["parallel.zero_stage=0", _ACCUMULATE, _DROPOUT],
+        "replicas": ["parallel.zero_stage=0", _ACCUMULATE, _DROPOUT, _AVERAGE],
         "zero1": ["parallel.zero_stage=1", _ACCUMULATE, _DROPOUT],
-        "zero1 bf16": ["parallel.zero_stage=1", "train.precision=bf16", _DROPOUT],
+        "zero1 bf16": ["parallel.zero_stage=1", "train.precision=bf16", _DROPOUT, _AVERAGE],
         "zero1 bf16 accumulated": ["parallel.zero_stage=1", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
         "zero2 bf16": ["parallel.zero_stage=2", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
         "zero2 fp16": ["parallel.zero_stage=2", "train.precision=fp16", "parallel.deepspeed={fp16: {initial_scale_power: 22}}"],
         "zero3": ["parallel.zero_stage=3", _ACCUMULATE, _DROPOUT],
-        "zero3 bf16": ["parallel.zero_stage=3", "train.precision=bf16", _DROPOUT, "model.tie_embeddings=true"],
+        "zero3 bf16": ["parallel.zero_stage=3", "train.precision=bf16", _DROPOUT, "model.tie_embeddings=true", _AVERAGE],
         "tensor": ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", _DROPOUT],
         "noise": ["parallel.tensor=2", "model.norm=normalnorm", "model.qk_norm=full", _DROPOUT],
         "statistics": ["parallel.tensor=2", "model.norm={default: batchnorm, attn_sub: batchnorm}"],
@@ -118,7 +119,13 @@ _FIRST, _THEN = 5, 55
 def test_every_other_layout_goes_on_up_to_rounding(tmp_path: Path, prepared: Path, norm: str, vocabulary: int) -> None:
     """Fifty steps within 1e-5 of the run on one process, there and back; a vocabulary that tensor ranks have to pad."""
     common = [f"train.steps={_THEN}", "checkpoint.keep_every=5", "checkpoint.interval=5", "evaluate.batches=1"]
-    common += [f"model.norm={norm}", f"model.vocab_size={vocabulary}", "train.lr=1e-3", "train.global_batch_size=4"]
+    common += [
+        "train.average_decay=0.95",
+        f"model.norm={norm}",
+        f"model.vocab_size={vocabulary}",
+        "train.lr=1e-3",
+        "train.global_batch_size=4",
+    ]
     base = tmp_path / "base"
     _train(tmp_path, 1, [_case(prepared, base, [*common, "parallel.zero_stage=0"])])
     there = {"from": str(base), "step": _FIRST}
@@ -141,7 +148,10 @@ def test_every_other_layout_goes_on_up_to_rounding(tmp_path: Path, prepared: Pat
         assert len(curve) == _THEN, name
         worst = max(abs(curve[step][0] - loss) / loss for step, (loss, _) in undisturbed.items())
         assert worst < 1e-5, f"{name}: {worst:.1e}"
-        assert RunFolder(tmp_path / name).read_summary()["tokens"] == RunFolder(base).read_summary()["tokens"]
+        ends = [RunFolder(run).read_summary() for run in (tmp_path / name, base)]
+        assert ends[0]["tokens"] == ends[1]["tokens"]
+        for value in ("val_loss", "average_val_loss"):
+            assert ends[0][value] == pytest.approx(ends[1][value], rel=1e-5), (name, value)
     card = RunFolder(tmp_path / "tp2 and back").read_card()
     assert [entry["step"] for entry in card["resumed"]] == [_FIRST, 30]
     assert card["resumed"][0]["layout.tensor"] == 2

@@ -18,6 +18,7 @@ from ...parallel.cpu_compat import device
 from ...printing import printable
 from ..checkpoint import head, take_part
 from ..config import CheckpointConfig
+from .average import AVERAGE, WeightAverage
 from .base import Callback
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class Checkpoint(Callback):
 
     doing = "saving"
 
-    def __init__(self, config: CheckpointConfig) -> None:
-        self._config = config
+    def __init__(self, config: CheckpointConfig, average: WeightAverage | None = None) -> None:
+        self._config, self._average = config, average
         self._saving: _Save | None = None
         self._commit: Future[None] | None = None  # of the first rank
         self._saved_at = 0
@@ -110,8 +111,9 @@ class Checkpoint(Callback):
     def _begin(self, trainer: Trainer) -> None:
         """Copy, and begin to write. Nothing here waits for another rank."""
         step, card = trainer.state.step, trainer.folder.read_card() if trainer.groups.first else {}
-        record = head(trainer.engine, trainer.snapshot(), trainer.config, card)
-        part = take_part(trainer.engine, trainer.groups, trainer.config, self._pool)
+        more = {AVERAGE: self._average.values()} if self._average else {}
+        record = head(trainer.engine, trainer.snapshot(), trainer.config, card, more)
+        part = take_part(trainer.engine, trainer.groups, trainer.config, self._pool, more)
         self._saving = _Save(step, record, self._thread.submit(self._write, trainer, step, part))
 
     def _write(self, trainer: Trainer, step: int, part: Part) -> None:

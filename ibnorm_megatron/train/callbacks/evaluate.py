@@ -11,6 +11,7 @@ import torch.distributed as dist
 from ...data.loader import Loader
 from ...parallel.cpu_compat import device
 from ..step import inputs, own_share
+from .average import WeightAverage
 from .base import Callback, Record
 
 if TYPE_CHECKING:
@@ -26,18 +27,25 @@ class Evaluate(Callback):
             that were evaluated.
         interval: steps between evaluations.
         batches: global batches an evaluation takes at most.
+        average: evaluated as well, if there is one: ``average_val_loss`` and so on.
     """
 
     doing = "evaluating"
 
-    def __init__(self, loader: Loader, token_bytes: torch.Tensor, interval: int, batches: int) -> None:
+    def __init__(
+        self, loader: Loader, token_bytes: torch.Tensor, interval: int, batches: int, average: WeightAverage | None = None
+    ) -> None:
         self._loader, self._token_bytes = loader, token_bytes
-        self._interval, self._batches = interval, batches
+        self._interval, self._batches, self._average = interval, batches, average
 
     def after_step(self, trainer: Trainer) -> None:
         step, last = trainer.state.step, trainer.config.train.steps
         if step == last or (self._interval and step % self._interval == 0):
-            trainer.notify_evaluation({"step": step, **self._evaluate(trainer)})
+            found = self._evaluate(trainer)
+            if self._average is not None:
+                with self._average.in_place(trainer.engine):
+                    found |= {f"average_{name}": value for name, value in self._evaluate(trainer).items()}
+            trainer.notify_evaluation({"step": step, **found})
 
     def close(self) -> None:
         self._loader.close()
