@@ -35,11 +35,12 @@ class CheckpointReader:
             UserError: the checkpoint has no such parameter, or one of another shape.
         """
         saved = self._like(self.record.parameters, name, sharding)
-        if sharding.dim is None or ranks == self.record.tensor_ranks:
-            return self._run(kind, name, 0 if sharding.dim is None else rank, start, length)
-        shards = [self._shard(kind, name, saved, of) for of in range(self.record.tensor_ranks)]
-        logical = _sharding(saved).join(shards)
-        return sharding.take(logical, rank, ranks).reshape(-1)[start : start + length]
+        # One rank's vectors may not be marked as shards although others' are: what was written says how they lie.
+        if saved.dim is None and sharding.dim is None:
+            return self._run(kind, name, 0, start, length)
+        if saved.dim == sharding.dim and ranks == self.record.tensor_ranks:
+            return self._run(kind, name, rank, start, length)
+        return sharding.take(self.logical(kind, name), rank, ranks).reshape(-1)[start : start + length]
 
     def logical(self, kind: str, name: str) -> Tensor:
         """A parameter's whole logical tensor."""
@@ -87,11 +88,14 @@ class CheckpointReader:
 
     def _run(self, kind: str, name: str, rank: int, start: int, length: int) -> Tensor:
         found = torch.empty(length, dtype=torch.float32)
+        filled = 0
         for file, run in self.record.runs(name, rank):
             first, last = max(start, run.start), min(start + length, run.start + run.length)
             if first < last:
                 part = self._open(file).get_slice(f"{kind}/{name}")[first - run.start : last - run.start]
                 found[first - start : last - start] = part
+                filled += last - first
+        assert filled == length, f"{name} has {filled} of {length} elements in the shard of rank {rank}"
         return found
 
     def _open(self, name: str) -> Any:

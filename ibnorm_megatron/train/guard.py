@@ -184,9 +184,13 @@ class Guard:
     def events(self, step: int) -> list[dict[str, Any]]:
         """What there is to say of the last step: one record for each jump, or one if something was not finite."""
         if self._failed:
-            values = {"loss": self.loss, "grad_norm": self.grad_norm, "in_a_row": self.failed_in_a_row}
+            seen = {
+                "loss_seen": self.loss,
+                "grad_norm_seen": self.grad_norm,
+                "in_a_row": self.failed_in_a_row,
+            }  # no record of a loss
             said = f"loss {self.loss:.4g}, gradient's norm {self.grad_norm:.4g}; the step is skipped"
-            return [{"step": step, "event": "not_finite", **values, "says": said}]
+            return [{"step": step, "event": "not_finite", **seen, "says": said}]
         ending = "; the step is skipped" if self._skipped else ""
         return [
             {"step": step, "event": "spike", **asdict(spike), "skipped": self._skipped, "says": f"{spike}{ending}"}

@@ -34,6 +34,7 @@ def _shardings(ranks: int) -> dict[str, Sharding]:
         "fc1": Sharding((16, 3), 0, 2, 0),
         "norm": Sharding((7,), None, 1, 0),
         "vector": Sharding((8,), 0, 1, 0),
+        "sub norm": Sharding((8,), 0 if ranks > 1 else None, 1, 0),  # as a norm marks it
     }
 
 
