@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, parse_config
 from ..data.prepared import Prepared, read_prepared
 from ..errors import Problem, UserError, raise_if_any
+from .environment import environment_problems
 from .run_card import run_card, run_identity
 from .run_folder import RunFolder, differences
 
@@ -42,6 +43,7 @@ def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config,
                 problems += _resume_problems(folder, config, run_identity(config, prepared, world_size))
         except UserError as error:
             problems += error.problems
+        problems += environment_problems(config, world_size)
     raise_if_any(problems)
     assert config is not None
     assert prepared is not None

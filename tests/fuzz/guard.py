@@ -29,7 +29,7 @@ def limits(seconds: float = SECONDS, size: int = BYTES) -> Iterator[None]:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     previous = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again: an exception in a callback of Python's own is lost
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size, hard))
     try:
         yield

@@ -168,10 +168,11 @@ def config_target(folder: Path, *, text: bool) -> Target:
             again.write_text(written, encoding="utf-8")
             assert load_config(again, world_size=world).to_yaml() == written
             assert all(count >= 0 for count in config.model.num_params().values())
-            step_messages(config, config.parallel.model_parallel)
+            if config.model.num_layers * config.parallel.pipeline <= 1 << 12:  # every stage is looked at, and every layer
+                step_messages(config, config.parallel.model_parallel)
         return bool(accepted)
 
-    return Target(st.tuples(files, st.just([]) | _overrides(), worlds), check, share=4)
+    return Target(st.tuples(files, st.just([]) | _overrides(), worlds), check, share=3 if text else 2)
 
 
 def make_folder(folder: Path) -> Path:
