@@ -81,7 +81,8 @@ def parse_config(
     for key, value in values.items():
         if key not in Config.model_fields:
             mend = nearest(key, Config.model_fields)
-            problems.append(Problem(key, repr(value), "there is no such part of a config", mend))
+            name = key if key.strip() else repr(key)
+            problems.append(Problem(name, repr(value), "there is no such part of a config", mend))
     for name, field in Config.model_fields.items():
         if name == "plugins":
             continue

@@ -22,7 +22,8 @@ def load_plugins(paths: Iterable[str]) -> Iterator[Problem]:
     for given in paths:
         path = os.path.expanduser(given)
         if not path.endswith(".py") or not os.path.isfile(path):  # unlike Path.is_file, false for a name that cannot be one
-            yield Problem("plugins", given, "there is no such Python file", "give the path of a .py file")
+            shown = given if given.strip() else repr(given)
+            yield Problem("plugins", shown, "there is no such Python file", "give the path of a .py file")
             continue
         path = os.path.realpath(path)
         name = f"ibnorm_plugin_{xxhash.xxh3_64_hexdigest(path.encode())}"

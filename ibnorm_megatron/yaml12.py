@@ -59,6 +59,11 @@ class _Loader(yaml.SafeLoader):
         tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (_TAG + "str", _TAG + "seq", _TAG + "map", None)
     }
 
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        _size(node, {})
+        return node
+
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         names, pairs = set(), []
@@ -84,6 +89,28 @@ class _Loader(yaml.SafeLoader):
         except ValueError as error:
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
+
+def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for with its aliases written out, which is what printing or copying it takes.
+
+    Raises:
+        yaml.composer.ComposerError: too many for any config, or one that holds itself.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _OPEN
+        inner = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = size = 1 + sum(_size(each, known) for each in inner)
+        if size > _MOST_VALUES:
+            why = "it holds itself" if size >= _OPEN else f"its aliases stand for more than {_MOST_VALUES:,} values"
+            raise yaml.composer.ComposerError(None, None, why, node.start_mark)
+    return known[id(node)]
+
+
+#: A config or recipe has some hundred values. Nine lines of aliases of aliases can stand for a billion.
+_MOST_VALUES = 1_000_000
+_OPEN = 1 << 80
 
 for _kind, (_pattern, _) in _SCALARS.items():
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z"), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,12 @@ def convert(source: Path, out: Path, *, max_bytes: int, show: Show = lambda elem
         UserError: ``out`` exists, or the source is damaged.
         OSError: the disk is full, or may not be written to.
     """
-    reader, draft = CheckpointReader(source), _draft(out)
+    reader = CheckpointReader(source)
+    with _drafted(out) as draft:
+        _write_whole(reader, draft, max_bytes, show)
+
+
+def _write_whole(reader: CheckpointReader, draft: Path, max_bytes: int, show: Show) -> None:
     record = reader.record
     parts = 0
     for names in _portions(reader, 4 * len(record.kinds), max_bytes):
@@ -57,7 +63,6 @@ def convert(source: Path, out: Path, *, max_bytes: int, show: Show = lambda elem
     head = record.model_dump(mode="json", exclude={"parameters", "buffers", "files"})
     nobody = {"world_size": 0, "tensor": 1, "pipeline": 1, "context": 1}
     write_whole(draft, parts, {**head, "layout": {**record.layout, **nobody}})
-    rename_directory(draft, out)
 
 
 def export_weights(source: Path, out: Path, dtype: DTypeName, *, max_bytes: int, show: Show = lambda elements: None) -> None:
@@ -65,10 +70,15 @@ def export_weights(source: Path, out: Path, dtype: DTypeName, *, max_bytes: int,
 
     Arguments and errors as :func:`convert`; ``dtype`` is what the float32 weights are rounded to.
     """
+    reader = CheckpointReader(source)
+    with _drafted(out) as draft:
+        _write_weights(reader, draft, dtype, max_bytes, show)
+
+
+def _write_weights(reader: CheckpointReader, draft: Path, dtype: DTypeName, max_bytes: int, show: Show) -> None:
     import yaml
     from safetensors.torch import save_file
 
-    reader, draft = CheckpointReader(source), _draft(out)
     target: torch.dtype = getattr(torch, dtype)
     portions = list(_portions(reader, target.itemsize, max_bytes))
     where: dict[str, str] = {}
@@ -86,10 +96,11 @@ def export_weights(source: Path, out: Path, dtype: DTypeName, *, max_bytes: int,
     write_json(draft / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
     write_text(draft / "config.yaml", yaml.safe_dump(reader.record.config, sort_keys=False))
     write_json(draft / "run_card.json", {**reader.record.card, "step": reader.record.step})
-    rename_directory(draft, out)
 
 
-def _draft(out: Path) -> Path:
+@contextmanager
+def _drafted(out: Path) -> Iterator[Path]:
+    """A folder to write into that then becomes ``out``; if the block raises, nothing of it stays."""
     if out.exists():
         raise UserError(Problem("--out", str(out), "it exists", "give the name of a new folder"))
     if not out.parent.is_dir():
@@ -97,7 +108,12 @@ def _draft(out: Path) -> Path:
     draft = out.with_name(f".{out.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
-    return draft
+    try:
+        yield draft
+        rename_directory(draft, out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _portions(reader: CheckpointReader, bytes_an_element: int, max_bytes: int) -> Iterator[list[str]]:

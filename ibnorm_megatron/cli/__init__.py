@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from .. import __version__
-from ..errors import run_command
+from ..errors import Problem, UserError, run_command
 
 #: Subcommand -> module of this package, in the order that --help shows.
 COMMANDS = {
@@ -23,11 +24,20 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what it does not understand as everything else says it, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(Problem(f"the command line of {self.prog}", "not understood", message, f"see: {self.prog} --help"))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 for a check that failed, or 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="ibnorm", description="Pretrain language models with IBNorm, and compare norms honestly."
-    )
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int | None:
+    parser = _Parser(prog="ibnorm", description="Pretrain language models with IBNorm, and compare norms honestly.")
     parser.add_argument("--version", action="version", version=f"ibnorm_megatron {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = {name: import_module(f"{__name__}.{module}") for name, module in COMMANDS.items()}
@@ -38,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed.overrides += rest  # those after an option: argparse takes one run of positional arguments only
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return run_command(lambda: modules[parsed.command].execute(parsed))
+    return modules[parsed.command].execute(parsed)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

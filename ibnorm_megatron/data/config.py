@@ -7,11 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..validation import PathText, checked_path
+
 
 def _some_paths(given: Any) -> Any:
     paths = given if isinstance(given, list) else [given]
     paths = [getattr(path, "text", path) for path in paths]  # a folder named 007 was read as a number that knows its text
     if paths and all(isinstance(path, str) for path in paths):
+        paths = [checked_path(path) for path in paths]
         return paths if isinstance(given, list) else paths[0]
     raise ValueError("it is no folder's path and no list of them: write path: data/mine or path: [data/a, data/b]")
 
@@ -33,7 +36,7 @@ class DataConfig(BaseModel):
         False, description="attention stays within a document, positions begin anew in each, and none predicts the next one"
     )
     loss_on_end_of_document: bool = Field(True, description="whether a document's end is a label that counts")
-    index_cache: str = Field(
+    index_cache: PathText = Field(
         "", description="folder for the indices of the order of samples, such as one on a node's disk; empty: in the run's"
     )
 

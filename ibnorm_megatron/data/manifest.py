@@ -30,7 +30,7 @@ _HASHED_BIN_SIZE = 1 << 30
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Shard(_Record):

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .manifest import Tokenizer
+from ..errors import Problem, UserError
+from .manifest import MANIFEST, Tokenizer
+
+#: Entries above which a vocabulary can only be damaged: a list of as many as its last number says would fill the memory.
+_MOST_ENTRIES = 1 << 24
 
 #: What sentencepiece writes for a space.
 SPACE = "\u2581"
@@ -18,8 +22,22 @@ def token_bytes(folder: Path, tokenizer: Tokenizer) -> np.ndarray:
 
     With a tokenizer that keeps text as it is the bytes of a document's tokens add up to the document's size, so that a loss a
     token becomes exact bits a byte.
+
+    Raises:
+        UserError: the file is no tokenizer whose tokens stand for bytes, or has another vocabulary than the manifest says.
     """
-    return np.array([len(text) for text in token_texts(folder, tokenizer)], dtype=np.int64)
+    path, mend = str(folder / tokenizer.file), "restore the file or prepare the data again into a new folder"
+    try:
+        texts = token_texts(folder, tokenizer)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # both libraries raise bare Exceptions, and Rust's panics are not even that
+        why = " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
+        raise UserError(Problem(path, "no tokenizer", why, mend)) from None
+    if len(texts) != tokenizer.vocab_size:
+        why = f"{MANIFEST} says {tokenizer.vocab_size:,}"
+        raise UserError(Problem(f"the vocabulary of {path}", f"{len(texts):,} entries", why, mend))
+    return np.array([len(text) for text in texts], dtype=np.int64)
 
 
 def token_texts(folder: Path, tokenizer: Tokenizer) -> list[bytes]:
@@ -72,7 +90,10 @@ def _huggingface_texts(path: str) -> list[bytes]:
     if not is_byte_level(model):
         raise ValueError("it is not a byte-level tokenizer, so which bytes a token stands for cannot be told")
     vocabulary, byte_of = model.get_vocab(with_added_tokens=True), _byte_level_alphabet()
-    texts = [b""] * (max(vocabulary.values()) + 1)
+    last = max(vocabulary.values(), default=-1)
+    if last >= _MOST_ENTRIES:
+        raise ValueError(f"its last token is number {last:,}, and no vocabulary is so large")
+    texts = [b""] * (last + 1)
     for token, number in vocabulary.items():
         known = all(character in byte_of for character in token)
         texts[number] = bytes(byte_of[character] for character in token) if known else token.encode("utf-8")

@@ -150,7 +150,9 @@ def parse_norm_map(value: Any) -> NormMap:
     if isinstance(value, Mapping) and "default" in value:
         return NormMap.model_validate(dict(value))
     if isinstance(value, Mapping) and "kind" not in value:
-        raise ValueError("it has neither kind nor default: a norm has a kind, and a map by site and layer a default")
+        raise ValueError(
+            "it has neither kind nor default: write the kind of one norm, or the default of a map by site and layer"
+        )
     return NormMap({"default": parse_norm(value)})
 
 

@@ -232,7 +232,7 @@ def parse_norm(value: Any) -> NormConfig:
         return value
     options = {"kind": value} if isinstance(value, str) else value
     if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
-        raise ValueError(f"a norm is a name or a mapping with a kind; known names are {', '.join(norm_names())}")
+        raise ValueError(f"a norm is a name or a mapping with a kind: choose one of {', '.join(norm_names())}")
     names = norm_names()
     kind = options["kind"] if options["kind"] in names else options["kind"].lower()  # the paper's letters are capitals
     if kind not in names:

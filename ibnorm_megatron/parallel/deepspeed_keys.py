@@ -85,6 +85,7 @@ OWNED = {
     "torch_autocast": _PRECISION,
     "tensor_parallel": "set parallel.tensor",
     "pipeline": "set parallel.pipeline",
+    "zero_force_ds_cpu_optimizer": "leave it out: the optimizer is torch's, offloaded or not",
     "managed_gradient_accumulation": _LOOP,
     "gradient_allreduce_op": _LOOP,
     "bf16.check_grad_overflow": _LOOP,

@@ -20,15 +20,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import os
     import sys
 
-    from ..errors import Problem, UserError, run_command
+    from ..errors import Problem, UserError, raise_if_any, run_command
     from ..quiet import quiet
+    from .environment import launcher_problems
 
-    rank = os.environ.get("RANK", "0")
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     given = list(sys.argv[1:] if arguments is None else arguments)
     given = [argument for argument in given if not argument.startswith("--local_rank")]
     checked: list[tuple[Config, Prepared]] = []
 
     def check() -> None:
+        raise_if_any(launcher_problems())
         if not given or given[0].startswith("-"):
             mend = "run: torchrun --nproc-per-node N -m ibnorm_megatron.train CONFIG [room.field=value ...]"
             raise UserError(Problem("the config file", "missing", "a run needs one", mend))
@@ -44,5 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(*checked[0], World.from_environment())
 
     # Every rank checks the same and would say the same; what goes wrong later may be one rank's own.
-    refused = run_command(check, quiet=rank != "0")
+    # A rank that is none of its world's speaks for itself.
+    one_of_many = rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size)
+    refused = run_command(check, quiet=one_of_many)
     return refused or run_command(train, speaker="" if rank == "0" else f"[rank {rank}] ")

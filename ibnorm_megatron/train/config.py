@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import Problem
 from ..parallel.config import Precision
+from ..validation import PathText
 
 
 class _Room(BaseModel):
@@ -111,7 +112,7 @@ class LogConfig(_Room):
 class RunConfig(_Room):
     """The folder of this run."""
 
-    dir: str = "runs/default"
+    dir: PathText = "runs/default"
     resume: Literal["auto", "never"] = Field("auto", description="auto continues from the newest checkpoint in dir, if any")
     allow: tuple[str, ...] = Field((), strict=False, description="fields in which a resumed run may differ from its beginning")
     device: Literal["auto", "gpu"] = Field("auto", description="auto takes GPUs if there are any, or else the CPU; gpu insists")

@@ -14,6 +14,7 @@ from ..checkpoints.record import read_record
 from ..config import Config, parse_config
 from ..data.prepared import Prepared, read_prepared
 from ..errors import Problem, UserError, nearest, raise_if_any
+from .environment import environment_problems
 from .run_card import run_card, run_identity
 from .run_folder import RunFolder, differences
 
@@ -47,6 +48,7 @@ def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config,
                 problems += _resume_problems(folder, config, run_identity(config, prepared, world_size))
         except UserError as error:
             problems += error.problems
+        problems += environment_problems(config, world_size)
     raise_if_any(problems)
     assert config is not None
     assert prepared is not None
@@ -167,25 +169,27 @@ def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Where
     """
     import torch.distributed as dist
 
+    from .checkpoint import newest_undamaged
+
     folder = RunFolder(config.run.dir)
+    start = newest_undamaged(folder) if folder.latest_checkpoint() else None  # before anything is written
     trainer = build_trainer(config, prepared, groups)
     trainer.whereabouts = whereabouts or trainer.whereabouts
-    if folder.latest_checkpoint():
-        _go_on(trainer)
+    if start is not None:
+        _go_on(trainer, *start)
     if groups.first:
         folder.begin(run_card(config, prepared, dist.get_world_size()), trainer.state.step)
     trainer.run()
     trainer.engine.close()
 
 
-def _go_on(trainer: Trainer) -> None:
-    """Take back the newest checkpoint that is not damaged."""
+def _go_on(trainer: Trainer, name: str, damaged: list[Problem]) -> None:
+    """Take back a checkpoint, and put newer ones aside, which are damaged."""
     from .callbacks.average import WeightAverage
-    from .checkpoint import load_checkpoint, newest_undamaged
+    from .checkpoint import load_checkpoint
 
     trainer.whereabouts.enter("reading the checkpoint")
     folder = trainer.folder
-    name, damaged = newest_undamaged(folder)
     average = next((callback for callback in trainer.callbacks if isinstance(callback, WeightAverage)), None)
     checkpoint = folder.checkpoints / name
     trainer.restore(load_checkpoint(checkpoint, trainer.engine, trainer.groups, trainer.config, average))

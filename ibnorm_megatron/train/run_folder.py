@@ -88,7 +88,8 @@ class RunFolder:
             else:
                 for place in (self.path, self.checkpoints):
                     remove_leftovers(place)
-            write_text(self.config_path, config_yaml)
+            if not self.config_path.is_file() or self.config_path.read_text(encoding="utf-8") != config_yaml:
+                write_text(self.config_path, config_yaml)
             yield
 
     def begin(self, card: dict[str, Any], first_step: int) -> None:

@@ -46,8 +46,9 @@ def write_checkpoint(
     replicas: int = 1,
     buffers: dict[str, tuple[Tensor, Sharding]] | None = None,
     seed: int = 0,
+    **said: Any,
 ) -> None:
-    """As ``ranks`` tensor ranks times ``replicas`` write it, which cut every shard at random places."""
+    """As ``ranks`` tensor ranks times ``replicas`` write it, which cut every shard at random places; its record has ``said``."""
     cuts = random.Random(seed)  # noqa: S311
     parts = [Part(rank=rank, tensor_rank=rank % ranks) for rank in range(ranks * replicas)]
     for name, sharding in shardings.items():
@@ -70,4 +71,4 @@ def write_checkpoint(
         part.tensors["random/torch"] = torch.full((3,), part.rank, dtype=torch.uint8)
         write_part(folder, part)
     layout = {"world_size": len(parts), "tensor": ranks, "pipeline": 1, "context": 1, "data": replicas}
-    write_whole(folder, len(parts), {**HEAD, "layout": layout})
+    write_whole(folder, len(parts), {**HEAD, "layout": layout, **said})

@@ -92,13 +92,18 @@ def files(run: Path) -> list[str]:
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """Every record of metrics.jsonl, in its order, without times. A line that a kill has cut off is no record."""
+    """Every record of metrics.jsonl, in its order, without times. A line that a kill has cut off is no record.
+
+    Which rank is slow is an event that says something of the machine, and not of the run.
+    """
     path, found = run / "metrics.jsonl", []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:
-            found.append({key: value for key, value in json.loads(line).items() if key not in _TIMES})
+            record = json.loads(line)
         except ValueError:
             continue
+        if record.get("event") != "straggler":
+            found.append({key: value for key, value in record.items() if key not in _TIMES})
     return found
 
 

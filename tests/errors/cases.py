@@ -1,0 +1,26 @@
+"""All rows, by area. A new area is a new line here; a new row is a new line in its file."""
+
+from __future__ import annotations
+
+from .checkpoint_rows import CHECKPOINT
+from .command_rows import COMMANDS, COMPARE, PREPARE
+from .config_rows import CONFIG
+from .data_rows import DATA
+from .environment_rows import ENVIRONMENT
+from .layout_rows import LAYOUT
+from .norm_rows import NORMS
+from .rows import Row
+from .run_rows import RUN
+
+AREAS: dict[str, tuple[Row, ...]] = {
+    "Config files and overrides": CONFIG,
+    "Norms": NORMS,
+    "Layouts": LAYOUT,
+    "Prepared data": DATA,
+    "Run folders": RUN,
+    "Checkpoints": CHECKPOINT,
+    "The machine and the launcher": ENVIRONMENT,
+    "Preparing data": PREPARE,
+    "Comparing and verifying": COMPARE,
+    "Command lines": COMMANDS,
+}
