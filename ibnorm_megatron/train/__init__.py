@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from ..data.prepared import Prepared
 
 
+#: Seconds that other ranks stay when a run is refused: a launcher ends all ranks with the first, which may not have spoken yet.
+_LET_THE_FIRST_SPEAK = 5.0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what a config describes, as one rank of the world that a launcher made; returns the exit code.
 
@@ -19,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import os
     import sys
+    import time
 
     from ..errors import Problem, UserError, raise_if_any, run_command
     from ..quiet import quiet
@@ -49,4 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A rank that is none of its world's speaks for itself.
     one_of_many = rank.isdecimal() and size.isdecimal() and 0 < int(rank) < int(size)
     refused = run_command(check, quiet=one_of_many)
+    if refused and one_of_many:
+        time.sleep(_LET_THE_FIRST_SPEAK)
     return refused or run_command(train, speaker="" if rank == "0" else f"[rank {rank}] ")

@@ -48,7 +48,7 @@ def write_checkpoint(
     seed: int = 0,
     **said: Any,
 ) -> None:
-    """As ``ranks`` tensor ranks times ``replicas`` write it, which cut every shard at random places; its record has ``said``."""
+    """As ``ranks`` tensor ranks times ``replicas`` write it, which cut every shard at random places; ``said`` is recorded."""
     cuts = random.Random(seed)  # noqa: S311
     parts = [Part(rank=rank, tensor_rank=rank % ranks) for rank in range(ranks * replicas)]
     for name, sharding in shardings.items():

@@ -127,7 +127,7 @@ def saved(**hashes: str) -> Before:
         prepared = read_prepared(config.data)
         card = run_identity(config, prepared, 1)
         card["data"] |= hashes
-        shardings = {"weight": Sharding((4, 2), None, 1, 0)}
+        shardings = {"weight": Sharding((64, 8), None, 1, 0)}
         (here / "run" / ".lock").touch()
         folder = here / "run" / "checkpoints" / "step-00000007"
         write_checkpoint(folder, shardings, logical_tensors(shardings), config=config.to_dict(), card=card)
