@@ -150,8 +150,8 @@ class HalfADraft(Meddler):
         self._chance = chance
 
     def touch(self, run: Path) -> None:
-        if not (run / "config.yaml").is_file():
-            return
+        if not (run / "config.yaml").is_file() or summary(run).get("status") == "complete":
+            return  # no start would see it
         draft = run / "checkpoints" / f".step-{step_of(named_checkpoint(run)) + 1:08d}.tmp"
         draft.mkdir(parents=True, exist_ok=True)
         (draft / "rank-00000.safetensors").write_bytes(b"half")
