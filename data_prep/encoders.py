@@ -160,7 +160,7 @@ class _Checked:
     def __init__(
         self,
         encode: Callable[[str], np.ndarray],
-        sizes: np.ndarray | None,
+        sizes: np.ndarray,
         decode: Callable[[list[int]], str] | None = None,
         *,
         whole: bool = False,
@@ -177,8 +177,8 @@ class _Checked:
             raise UserError(Problem("a document", f"{len(text)} characters long", why, "cut it, or take another tokenizer"))
         for run in [text] if self._whole else cut(text, self._cuts):
             ids = self._encode(run)
-            counted = self._sizes is None or int(self._sizes[ids].sum()) == len(run.encode("utf-8"))
-            if self._decode and (not counted or self._seen <= _SAMPLE or self._seen % _SAMPLE == 0 or self._sizes is None):
+            counted = int(self._sizes[ids].sum()) == len(run.encode("utf-8"))
+            if self._decode and (not counted or self._seen <= _SAMPLE or self._seen % _SAMPLE == 0):
                 decoded = self._decode(ids.tolist())
                 if decoded != run:
                     raise _cannot(run, decoded)

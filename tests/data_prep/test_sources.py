@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,38 +19,10 @@ from hypothesis import strategies as st
 from data_prep import readers
 from data_prep.readers import Reader
 from data_prep.recipe import PYTHON_STDLIB, SourceConfig
-from data_prep.sources import Source, find_sources
+from data_prep.sources import find_sources
 from ibnorm_megatron.errors import UserError
 
-
-def _sources(*sources: Path, split_bytes: int | None = None, **asked: Any) -> list[Source]:
-    configs = [SourceConfig.model_validate({"path": str(source), **asked}) for source in sources]
-    return find_sources(configs, [str(i) for i in range(len(configs))], split_bytes)
-
-
-def _documents(*sources: Path, split_bytes: int | None = None, errors: str = "strict", **asked: Any) -> list[str]:
-    return [
-        text
-        for source in _sources(*sources, split_bytes=split_bytes, **asked)
-        for part in source.parts
-        for text, _ in Reader(source, errors).documents(part)
-    ]
-
-
-def _jsonl(*texts: str) -> bytes:
-    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
-
-
-def _parquet(**columns: list) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def _twice() -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), sink)
-    return sink.getvalue().to_pybytes()
+from .reading import documents_of, jsonl_of, parquet_of, sources_of
 
 
 def test_reads_every_kind_of_file(tmp_path: Path) -> None:
@@ -64,15 +33,15 @@ def test_reads_every_kind_of_file(tmp_path: Path) -> None:
         "A.TXT.gz": gzip.compress(texts[0].encode()),
         "b.jsonl": lines,
         "c.jsonl.gz": gzip.compress(lines),
-        "d.parquet": _parquet(body=texts, other=list(range(len(texts)))),
+        "d.parquet": parquet_of(body=texts, other=list(range(len(texts)))),
         "e.jsonl.zst": zstandard.compress(lines),
         "f.md.zst": zstandard.compress(texts[0].encode()) + zstandard.compress(b""),
     }
     for name, data in written.items():
         (tmp_path / name).write_bytes(data)
         expected = texts[:1] if ".txt" in name.lower() or ".md" in name else texts
-        assert _documents(tmp_path / name, text_field="body") == expected, name
-    assert sorted(_documents(tmp_path, text_field="body")) == sorted([texts[0]] * 3 + texts * 4)
+        assert documents_of(tmp_path / name, text_field="body") == expected, name
+    assert sorted(documents_of(tmp_path, text_field="body")) == sorted([texts[0]] * 3 + texts * 4)
 
 
 @pytest.mark.parametrize("stem", ["a[1]", "b*", "c?", "d{x,y}", "~", "$HOME", "#1", "%20", "-", "ü ö", ".hidden"])
@@ -80,19 +49,19 @@ def test_a_file_name_is_no_pattern(tmp_path: Path, stem: str) -> None:
     (tmp_path / "a1").mkdir()
     for other in ("a1", "bb", "cc", "x"):
         (tmp_path / f"{other}.txt").write_text("another file")
-        (tmp_path / f"{other}.parquet").write_bytes(_parquet(text=["another file"]))
-    for suffix, data in ((".txt", b"mine"), (".jsonl", _jsonl("mine")), (".parquet", _parquet(text=["mine"]))):
+        (tmp_path / f"{other}.parquet").write_bytes(parquet_of(text=["another file"]))
+    for suffix, data in ((".txt", b"mine"), (".jsonl", jsonl_of("mine")), (".parquet", parquet_of(text=["mine"]))):
         path = tmp_path / f"{stem}{suffix}"
         path.write_bytes(data)
-        assert _documents(path) == ["mine"], path
+        assert documents_of(path) == ["mine"], path
 
 
 def test_colons_in_a_name(tmp_path: Path) -> None:
     folder = tmp_path / "zip:" / "a::b"
     folder.mkdir(parents=True)
     (folder / "c.txt").write_text("mine")
-    (folder / "c.parquet").write_bytes(_parquet(text=["mine"]))
-    assert _documents(folder / "c.txt") == ["mine"] == _documents(folder / "c.parquet")
+    (folder / "c.parquet").write_bytes(parquet_of(text=["mine"]))
+    assert documents_of(folder / "c.txt") == ["mine"] == documents_of(folder / "c.parquet")
 
 
 def test_globs(tmp_path: Path) -> None:
@@ -100,36 +69,36 @@ def test_globs(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "c.txt").write_text("c.txt")
-    assert _documents(tmp_path / "a*") == ["a1.txt", "a2.txt"]
-    assert _documents(tmp_path / "**" / "*.txt") == ["a1.txt", "a2.txt", "b.txt", "c.txt"]
+    assert documents_of(tmp_path / "a*") == ["a1.txt", "a2.txt"]
+    assert documents_of(tmp_path / "**" / "*.txt") == ["a1.txt", "a2.txt", "b.txt", "c.txt"]
     with pytest.raises(UserError, match="neither python-stdlib nor"):
-        _documents(tmp_path / "x*")
+        documents_of(tmp_path / "x*")
 
 
 def test_a_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.txt").write_text("mine")
-    assert _documents(Path("~/a.txt")) == ["mine"]
+    assert documents_of(Path("~/a.txt")) == ["mine"]
 
 
 @pytest.mark.parametrize("text", ["a\r\nb\r\n", "a\rb", "\ufeffbom", "a\x00\x0c\u2028b\x85\n", "\n\n\n", " \t"])
 def test_text_is_taken_byte_for_byte(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.txt").write_bytes(text.encode())
-    (tmp_path / "b.jsonl").write_bytes(_jsonl(text))
-    assert _documents(tmp_path / "a.txt") == [text] == _documents(tmp_path / "b.jsonl")
+    (tmp_path / "b.jsonl").write_bytes(jsonl_of(text))
+    assert documents_of(tmp_path / "a.txt") == [text] == documents_of(tmp_path / "b.jsonl")
 
 
 def test_a_byte_order_mark_before_json_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + _jsonl("a", "b").replace(b"\n", b"\r\n") + b"\r\n")
-    assert _documents(tmp_path / "a.jsonl") == ["a", "b"]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + jsonl_of("a", "b").replace(b"\n", b"\r\n") + b"\r\n")
+    assert documents_of(tmp_path / "a.jsonl") == ["a", "b"]
 
 
 def test_rows_need_not_be_alike(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a", "meta": 1}\n{"meta": {"x": [1, "y"]}, "text": "b"}\n')
     (tmp_path / "b.jsonl").write_bytes(b'{"id": 3, "text": "2020-01-01"}\n')
-    (tmp_path / "c.parquet").write_bytes(_parquet(text=["c"], meta=["x"]))
-    (tmp_path / "d.parquet").write_bytes(_parquet(meta=[5], text=["d"]))
-    assert _documents(tmp_path) == ["a", "b", "2020-01-01", "c", "d"]
+    (tmp_path / "c.parquet").write_bytes(parquet_of(text=["c"], meta=["x"]))
+    (tmp_path / "d.parquet").write_bytes(parquet_of(meta=[5], text=["d"]))
+    assert documents_of(tmp_path) == ["a", "b", "2020-01-01", "c", "d"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -144,7 +113,7 @@ def test_pieces_are_the_file_and_hold_whole_lines(lines: list[tuple[str, str]], 
         file.write_bytes(text)
         if not text:
             return
-        (source,) = _sources(file)
+        (source,) = sources_of(file)
         source = source.model_copy(update={"longest": longest})
         pieces = [piece.encode() for piece, _ in Reader(source, "strict").documents(source.parts[0])]
     assert b"".join(pieces) == text
@@ -160,7 +129,7 @@ def test_a_book_becomes_documents(tmp_path: Path, size: int, paragraphs: bool) -
     paragraph = "Call me Ishmael. Some years ago.\n" * 5 + ("\n" if paragraphs else "")
     text = paragraph * (size // len(paragraph))
     (tmp_path / "book.txt").write_text(text)
-    pieces = _documents(tmp_path / "book.txt")
+    pieces = documents_of(tmp_path / "book.txt")
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= min(100_000, max(1_000, size // 100)) * (1.2 if paragraphs else 2.1)
     assert len(pieces) >= 30
@@ -169,7 +138,7 @@ def test_a_book_becomes_documents(tmp_path: Path, size: int, paragraphs: bool) -
 def test_files_of_a_large_folder_stay_whole(tmp_path: Path) -> None:
     for number in range(200):
         (tmp_path / f"{number:03}.txt").write_text(f"{number}\n\n" * 500)
-    assert len(_documents(tmp_path)) == 200
+    assert len(documents_of(tmp_path)) == 200
 
 
 def test_a_linked_folder_is_not_passed_over(tmp_path: Path) -> None:
@@ -178,8 +147,8 @@ def test_a_linked_folder_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "link").symlink_to(tmp_path / "a")
     with pytest.raises(UserError, match=r"the folder is .*b/link: links to folders are not followed"):
-        _documents(tmp_path / "b")
-    assert _documents(tmp_path / "b" / "link") == ["x"]
+        documents_of(tmp_path / "b")
+    assert documents_of(tmp_path / "b" / "link") == ["x"]
 
 
 def test_long_cells_and_repeated_ones_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,15 +158,15 @@ def test_long_cells_and_repeated_ones_are_bounded(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(
         pq.ParquetFile, "iter_batches", lambda self, **how: (read.append(b.nbytes) or b for b in batches(self, **how))
     )
-    assert len(_documents(tmp_path / "a.parquet")) == 500
+    assert len(documents_of(tmp_path / "a.parquet")) == 500
     assert max(read) <= 16 * 100_100
     monkeypatch.setattr(readers, "LONGEST_ROW", 1000)
     with pytest.raises(UserError, match=r"row 1 of .*a.parquet is too long"):
-        _documents(tmp_path / "a.parquet")
+        documents_of(tmp_path / "a.parquet")
 
 
 def test_the_standard_library_is_a_corpus() -> None:
-    (source,) = _sources(Path(PYTHON_STDLIB))
+    (source,) = sources_of(Path(PYTHON_STDLIB))
     files = [Path(part.file) for part in source.parts]
     assert len(files) > 400
     assert not any("site-packages" in file.parts or "test" in file.parts for file in files)
@@ -223,7 +192,7 @@ def test_ranges_read_every_document_once(lines: list[str], split_bytes: int, kin
         file = Path(folder, "a.jsonl" if kind == "jsonl" else "a.txt")
         file.write_bytes(data)
         asked = {"documents": "line"} if kind == "line" else {}
-        (source,) = _sources(file, split_bytes=split_bytes, **asked)
+        (source,) = sources_of(file, split_bytes=split_bytes, **asked)
         assert len(source.parts) == max(1, -(-len(data) // split_bytes))
         found = [text for part in source.parts for text, _ in Reader(source, "strict").documents(part)]
     if kind == "jsonl":
@@ -239,7 +208,7 @@ def test_giant_lines_of_text_are_cut_at_spaces_or_between_characters(tmp_path: P
     spaced, solid = "word " * 2000 + "\nend", "é" * 5000
     for name, text in (("a.txt", spaced), ("b.txt", solid), ("c.txt", " " + solid)):
         (tmp_path / name).write_text(text)
-        pieces = _documents(tmp_path / name)
+        pieces = documents_of(tmp_path / name)
         assert "".join(pieces) == text
         assert max(len(piece.encode()) for piece in pieces) <= 4000 and len(pieces) > 3
         if name == "a.txt":
@@ -249,43 +218,45 @@ def test_giant_lines_of_text_are_cut_at_spaces_or_between_characters(tmp_path: P
 def test_separators_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "_BUFFER", 5)  # a separator lies across reads
     (tmp_path / "a.txt").write_text("one<|end|>two\n<|end|><|end|>four")
-    assert _documents(tmp_path / "a.txt", separator="<|end|>") == ["one", "two\n", "", "four"]
-    assert _documents(tmp_path / "a.txt", documents="line") == ["one<|end|>two", "<|end|><|end|>four"]
-    assert _documents(tmp_path / "a.txt", documents="file") == ["one<|end|>two\n<|end|><|end|>four"]
+    assert documents_of(tmp_path / "a.txt", separator="<|end|>") == ["one", "two\n", "", "four"]
+    assert documents_of(tmp_path / "a.txt", documents="line") == ["one<|end|>two", "<|end|><|end|>four"]
+    assert documents_of(tmp_path / "a.txt", documents="file") == ["one<|end|>two\n<|end|><|end|>four"]
     (tmp_path / "b.txt").write_bytes(b"one\r\r\ntwo\r\nthree\nfour\r")
-    assert _documents(tmp_path / "b.txt", documents="line") == ["one\r", "two", "three", "four\r"], "one line end is taken off"
+    assert documents_of(tmp_path / "b.txt", documents="line") == ["one\r", "two", "three", "four\r"], (
+        "one line end is taken off"
+    )
     (tmp_path / "b.jsonl").write_text('{"text": "the field \\"text\\"", "meta": {"text": "text"}}\n')
-    assert _documents(tmp_path / "b.jsonl") == ['the field "text"']
+    assert documents_of(tmp_path / "b.jsonl") == ['the field "text"']
 
 
 def test_what_is_longer_than_a_worker_may_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "LONGEST_ROW", 1 << 20)
-    (tmp_path / "a.jsonl").write_bytes(_jsonl("fine") + _jsonl("x" * (1 << 20)))
+    (tmp_path / "a.jsonl").write_bytes(jsonl_of("fine") + jsonl_of("x" * (1 << 20)))
     (tmp_path / "a.html").write_bytes(b"<p>" + b"x" * (1 << 20))
     (tmp_path / "a.txt").write_bytes(b"x" * ((1 << 20) + 1))
     for name, asked in (("a.jsonl", {}), ("a.html", {}), ("a.txt", {"documents": "file"}), ("a.txt", {"separator": "|"})):
         with pytest.raises(UserError, match=rf"^the document at byte \d+ of .*{name} is too long: .* 1 MiB; cut it"):
-            _documents(tmp_path / name, **asked)
-    assert "".join(_documents(tmp_path / "a.txt")) == "x" * ((1 << 20) + 1)
+            documents_of(tmp_path / name, **asked)
+    assert "".join(documents_of(tmp_path / "a.txt")) == "x" * ((1 << 20) + 1)
 
 
 def test_bad_bytes_are_replaced_on_request_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("fine \ufffd \xe9 ".encode() + b"\xff\xfe bad \xc3")
     (tmp_path / "b.jsonl").write_bytes(b'{"text": "a\xffb \\ud800"}\n')
     for name, expected, count in (("a.txt", "fine \ufffd \xe9 \ufffd\ufffd bad \ufffd", 3), ("b.jsonl", "a\ufffdb \ufffd", 2)):
-        (source,) = _sources(tmp_path / name)
+        (source,) = sources_of(tmp_path / name)
         reader = Reader(source, "replace")
         assert [text for text, _ in reader.documents(source.parts[0])] == [expected]
         assert reader.replaced == count
     with pytest.raises(UserError, match=r"byte 12 of .*a.txt is 0xff: .*--encoding-errors replace"):
-        _documents(tmp_path / "a.txt")
+        documents_of(tmp_path / "a.txt")
 
 
 def test_pages_become_text(tmp_path: Path) -> None:
     page = "<?xml version='1.0' encoding='latin-1'?><html><head><title>T</title><script>no()</script></head><body><h1>Über</h1>"
     (tmp_path / "a.html").write_text(page + "<p>One <b>two</b></p><pre>  three\n  four</pre></body></html>")
     (tmp_path / "b.htm.gz").write_bytes(gzip.compress(b"<p>five"))
-    first, second = _documents(tmp_path)
+    first, second = documents_of(tmp_path)
     assert [line.rstrip() for line in first.split("\n") if line.strip()] == ["Über", "One two", "  three", "  four"]
     assert second.strip() == "five"
 
@@ -298,15 +269,15 @@ def test_what_a_page_holds_is_never_cut_off(tmp_path: Path) -> None:
         ("comment", "before inside<!--" + "x" * 11_000_000 + "-->after"),
     ):
         (tmp_path / f"{name}.html").write_text(page)
-        (text,) = _documents(tmp_path / f"{name}.html")
+        (text,) = documents_of(tmp_path / f"{name}.html")
         assert "before" in text and "inside" in text and "after" in text, name
     for depth in (2_000, 100_000):
         (tmp_path / "deeper.html").write_text("before" + "<b>" * depth + "inside")
         with pytest.raises(UserError, match=r"^.*deeper.html is not readable: its elements are nested"):
-            _documents(tmp_path / "deeper.html")
+            documents_of(tmp_path / "deeper.html")
     for empty in ("\n", "<!-- -->", "<?xml version='1.0'?>"):
         (tmp_path / "empty.html").write_text(empty)
-        assert [text.strip() for text in _documents(tmp_path / "empty.html")] == [""], "it is counted as a document"
+        assert [text.strip() for text in documents_of(tmp_path / "empty.html")] == [""], "it is counted as a document"
 
 
 def test_strings_of_parquet_need_not_be_utf_8(tmp_path: Path) -> None:
@@ -314,8 +285,8 @@ def test_strings_of_parquet_need_not_be_utf_8(tmp_path: Path) -> None:
     bad = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"ab\xffcd")])
     pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"^byte 1 of row 2 of .*a.parquet is 0xff: it is not UTF-8"):
-        _documents(tmp_path / "a.parquet")
-    (source,) = _sources(tmp_path / "a.parquet")
+        documents_of(tmp_path / "a.parquet")
+    (source,) = sources_of(tmp_path / "a.parquet")
     reader = Reader(source, "replace")
     assert [text for text, _ in reader.documents(source.parts[0])] == ["a", "b\ufffdc", "d"]
     assert reader.replaced == 1
@@ -327,7 +298,7 @@ def test_row_groups_are_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sources, "BLOCK", 4_000)
     texts = [f"{i} " * 200 for i in range(100)]
     pq.write_table(pa.table({"text": texts, "n": list(range(100))}), tmp_path / "a.parquet", row_group_size=7)
-    (source,) = _sources(tmp_path / "a.parquet")
+    (source,) = sources_of(tmp_path / "a.parquet")
     assert len(source.parts) > 3 and source.parts[0].begin == 0
     found = [pair for part in source.parts for pair in Reader(source, "strict").documents(part)]
     assert [text for text, _ in found] == texts
@@ -364,103 +335,8 @@ def test_a_data_set_is_streamed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="this system has no dpkg")
 def test_documentation_of_a_debian_package() -> None:
-    (source,) = _sources(Path("debian:base-files"))
+    (source,) = sources_of(Path("debian:base-files"))
     assert any(part.file.startswith("/usr/share/doc/base-files/") for part in source.parts)
     assert len([text for part in source.parts for text, _ in Reader(source, "replace").documents(part)]) >= len(source.parts)
     with pytest.raises(UserError, match=r"debian:no-such-package: dpkg knows no installed package .*apt-get install"):
-        _sources(Path("debian:no-such-package"))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "says"),
-    [
-        ("bad.txt", b"fine\n\xff\xfe", r"^byte 5 of .*bad.txt is 0xff: it is not UTF-8"),
-        ("late.txt", b"fine\n\n" * 500 + b"\xc3", r"^byte 3000 of .*late.txt is 0xc3"),
-        ("bad.jsonl", _jsonl("a") + b'{"text": "\xff"}\n', r"^byte 24 of .*bad.jsonl is 0xff: it is not UTF-8"),
-        ("none.jsonl", b'{"text": "a"}\n{"other": 1}\n', "^the field 'text' in row 2 of .* is missing.*there are other"),
-        ("number.jsonl", b'{"text": 5}\n', "^the field 'text' in row 1 of .* is 5"),
-        ("cut.jsonl", _jsonl("a", "b")[:-3], r"^row 2 of .*cut.jsonl is not JSON: Unterminated string.* at column 10"),
-        ("array.jsonl", b'[{"text": "a"}]', r"^row 1 of .*array.jsonl is \[\{'text': 'a'\}\]: every line"),
-        ("pretty.jsonl", b'{\n"text": "a"\n}', r"^row 1 of .*pretty.jsonl is not JSON"),
-        ("deep.jsonl", b"[" * 100_000, r"^row 1 of .*deep.jsonl is not JSON"),
-        ("twice.jsonl", b'{"text": "a", "text": "b"}', r"^the field 'text' in row 1 of .*twice.jsonl is there twice"),
-        ("half.jsonl", b'{"text": "\\ud800"}', r"row 1 of .*half.jsonl is .*ud800.*: a lone surrogate is not text"),
-        ("fake.parquet", b"no parquet at all", r"fake.parquet is not readable: Parquet magic bytes not found"),
-        ("cut.parquet", _parquet(text=["a"])[:-9], r"cut.parquet is not readable"),
-        ("none.parquet", _parquet(body=["a"], x=[1]), "^the field 'text' in row 1 of .* is missing.*there are body, x"),
-        ("null.parquet", _parquet(text=["a", None]), "^the field 'text' in row 2 of .*null.parquet is missing"),
-        ("twice.parquet", _twice(), r"^the column 'text' of .*twice.parquet is there twice: only one"),
-        ("number.parquet", _parquet(text=[5]), "^the field 'text' in row 1 of .*number.parquet is 5"),
-        ("fake.txt.gz", b"not compressed", r"fake.txt.gz is not readable: Not a gzipped file"),
-        ("cut.jsonl.gz", gzip.compress(_jsonl("a"), mtime=0)[:-9], r"cut.jsonl.gz is not readable: Compressed file ended"),
-        ("bits.txt.gz", gzip.compress(b"a" * 99, mtime=0)[:12] + b"\xff" * 40, r"bits.txt.gz is not readable"),
-        ("fake.jsonl.zst", b"not compressed", r"fake.jsonl.zst is not readable"),
-        ("cut.jsonl.zst", zstandard.compress(_jsonl(*map(str, range(999))))[:-50], r"cut.jsonl.zst is (not readable|not JSON)"),
-        ("a.parquet.gz", b"x", "neither python-stdlib nor"),
-        ("empty.txt", b"", "neither python-stdlib nor"),
-        ("picture.png", b"x", "neither python-stdlib nor"),
-    ],
-)
-def test_what_is_not_text_is_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=says):
-        _documents(tmp_path / name)
-
-
-def _folder_named_as_file(path: Path) -> None:
-    path.mkdir()
-
-
-def _link_to_nowhere(path: Path) -> None:
-    path.symlink_to("nowhere.txt")
-
-
-def _link_to_itself(path: Path) -> None:
-    path.symlink_to(path)
-
-
-def _link_to_nowhere_in_a_folder(path: Path) -> None:
-    path.mkdir()
-    (path / "fine.txt").write_text("fine")
-    (path / "x.txt").symlink_to("nowhere.txt")
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (_folder_named_as_file, "neither python-stdlib nor"),
-        (_link_to_nowhere, r"nowhere.txt cannot be opened \(No such file"),
-        (_link_to_itself, r"x.txt cannot be opened \(Too many levels of symbolic links\)"),
-        (_link_to_nowhere_in_a_folder, r"x.txt cannot be opened \(No such file"),
-        (os.mkfifo, "neither python-stdlib nor"),
-        (lambda path: None, r"x.txt cannot be opened \(No such file"),
-    ],
-)
-def test_what_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None], says: str) -> None:
-    make(tmp_path / "x.txt")
-    with pytest.raises(UserError, match=says):
-        _documents(tmp_path / "x.txt")
-
-
-def test_what_may_not_be_read_is_refused(tmp_path: Path) -> None:
-    _documents(_written(tmp_path / "warm.parquet"))  # what it imports may not be readable either, later
-    with tempfile.TemporaryDirectory() as shared:  # everybody may enter it, unlike pytest's
-        files = [_written(Path(shared, name)) for name in ("a.txt", "a.jsonl", "a.parquet", "folder/a.txt")]
-        Path(shared).chmod(0o755)
-        for path in [*files[:3], files[3].parent]:
-            path.chmod(0)
-        user = os.geteuid()
-        os.seteuid(65534 if user == 0 else user)  # root may read everything
-        try:
-            for path in [*files[:3], files[3], files[3].parent]:
-                with pytest.raises(UserError, match=rf"{path.name}.* (is not readable|cannot be opened)"):
-                    _documents(path)
-        finally:
-            os.seteuid(user)
-            files[3].parent.chmod(0o700)
-
-
-def _written(path: Path) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes({".txt": b"a", ".jsonl": _jsonl("a"), ".parquet": _parquet(text=["a"])}[path.suffix])
-    return path
+        sources_of(Path("debian:no-such-package"))

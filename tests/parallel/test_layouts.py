@@ -103,10 +103,11 @@ def test_bf16_gradients_are_added_up_in_float32(results: dict[str, dict[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "layout"), _of_both("tp2-dropout", "tp2sp-dropout"))
 def test_dropout_keeps_the_replicas_equal(results: dict[str, dict[str, Any]], model: str, layout: str) -> None:
-    dropped = results[f"{model}-{layout}"]
-    assert loss_difference(results[f"{model}-one"], dropped) > 1e-3, "nothing was dropped"
+    whole, dropped = results[f"{model}-one"], results[f"{model}-{layout}"]
+    assert loss_difference(whole, dropped) > 1e-3, "nothing was dropped"
     assert dropped["replica_spread"] == 0.0
-    assert dropped["losses"][-1] < dropped["losses"][0] - 0.4
+    falls = [run["losses"][0] - run["losses"][-1] for run in (whole, dropped)]
+    assert falls[1] > 0.6 * falls[0], "dropout slows learning, and does not end it"
 
 
 @pytest.mark.slow
