@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import Problem, UserError
+from ..errors import Problem, UserError, raise_if_any
 from ..files import rename_directory, sync_file, write_json, write_text
 from .reader import CheckpointReader
-from .record import Run
+from .record import Run, damages
 from .writer import Part, write_part, write_whole
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
@@ -37,7 +37,7 @@ def convert(source: Path, out: Path, *, max_bytes: int, show: Show = lambda elem
         UserError: ``out`` exists, or the source is damaged.
         OSError: the disk is full, or may not be written to.
     """
-    reader = CheckpointReader(source)
+    reader = _whole_reader(source)
     with _drafted(out) as draft:
         _write_whole(reader, draft, max_bytes, show)
 
@@ -70,7 +70,7 @@ def export_weights(source: Path, out: Path, dtype: DTypeName, *, max_bytes: int,
 
     Arguments and errors as :func:`convert`; ``dtype`` is what the float32 weights are rounded to.
     """
-    reader = CheckpointReader(source)
+    reader = _whole_reader(source)
     with _drafted(out) as draft:
         _write_weights(reader, draft, dtype, max_bytes, show)
 
@@ -96,6 +96,13 @@ def _write_weights(reader: CheckpointReader, draft: Path, dtype: DTypeName, max_
     write_json(draft / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
     write_text(draft / "config.yaml", yaml.safe_dump(reader.record.config, sort_keys=False))
     write_json(draft / "run_card.json", {**reader.record.card, "step": reader.record.step})
+
+
+def _whole_reader(source: Path) -> CheckpointReader:
+    """Of a checkpoint of which every byte is as it was written: what is written anew gets hashes that say so."""
+    reader = CheckpointReader(source)
+    raise_if_any(damages(source, reader.record, reader.record.files))
+    return reader
 
 
 @contextmanager

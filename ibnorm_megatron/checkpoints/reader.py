@@ -92,11 +92,27 @@ class CheckpointReader:
         for file, run in self.record.runs(name, rank):
             first, last = max(start, run.start), min(start + length, run.start + run.length)
             if first < last:
-                part = self._open(file).get_slice(f"{kind}/{name}")[first - run.start : last - run.start]
-                found[first - start : last - start] = part
+                found[first - start : last - start] = self._part(file, f"{kind}/{name}", first - run.start, last - run.start)
                 filled += last - first
         assert filled == length, f"{name} has {filled} of {length} elements in the shard of rank {rank}"
         return found
+
+    def _part(self, file: str, name: str, start: int, end: int) -> Tensor:
+        """Elements of a flat tensor of a file, which may be well hashed and hold something else than the record says."""
+        from safetensors import SafetensorError
+
+        try:
+            part: Tensor = self._open(file).get_slice(name)[start:end]
+        except SafetensorError as error:
+            why = str(error)
+        else:
+            if part.shape == (end - start,) and part.dtype == torch.float32:
+                return part
+            why = f"{name} has other elements"
+        mend = "restore it from a copy, or use an older checkpoint"
+        raise UserError(
+            Problem("the checkpoint file", str(self.folder / file), f"it is not what the record says ({why})", mend)
+        )
 
     def _open(self, name: str) -> Any:
         from safetensors import SafetensorError, safe_open

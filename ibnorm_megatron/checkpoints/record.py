@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from stat import S_ISREG
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,8 +25,8 @@ class _Record(BaseModel):
 class TensorRecord(_Record):
     """How the shards of tensor ranks make up a logical tensor; see :class:`ibnorm_megatron.parallel.sharding.Sharding`."""
 
-    shape: list[int] = Field(description="of the logical tensor")
-    dim: int | None = Field(description="the dimension that is sharded")
+    shape: list[Annotated[int, Field(ge=0)]] = Field(description="of the logical tensor")
+    dim: int | None = Field(ge=0, description="the dimension that is sharded")
     stride: int = Field(gt=0, description="parts of that dimension that are sharded one by one")
     padding: int = Field(ge=0, description="elements of that dimension that the shards have beyond the logical tensor's")
 
@@ -91,6 +92,30 @@ class CheckpointRecord(_Record):
         ]
         return sorted(found, key=lambda one: one[1].start)
 
+    def contradiction(self) -> str | None:
+        """What of this cannot be so, whatever the files hold. Readers rely on all of it."""
+        ranks, world = self.layout["tensor"], self.layout.get("world_size", 0)
+        if type(ranks) is not int or ranks < 1:
+            return "layout.tensor is no number of ranks"
+        # Names are ours alone: one with folders in it would have readers open files elsewhere.
+        if set(self.files) != {f"rank-{rank:05d}.safetensors" for rank in range(len(self.files))}:
+            return "files are not named as ranks are"
+        if world not in (0, len(self.files)):
+            return f"layout.world_size is {world}, and there are {len(self.files)} files"
+        if self.kinds[:1] != ["weight"]:
+            return "kinds do not begin with weight"
+        for name, tensor in (self.parameters | self.buffers).items():
+            if tensor.dim is not None and tensor.dim >= len(tensor.shape):
+                return f"{name} is sharded in a dimension that it has not"
+        for file, record in self.files.items():
+            if 4 * len(self.kinds) * sum(run.length for run in record.runs.values()) > record.bytes:
+                return f"{file} is too short for what it holds"
+        for name, tensor in self.buffers.items():
+            held = {record.tensor_rank for record in self.files.values() if name in record.buffers}
+            if not held or (tensor.dim is not None and len(held) != ranks):
+                return f"the buffer {name} is in no file"
+        return None
+
     def gaps(self) -> Iterator[str]:
         """Parameters of which some elements are in no file, or in two."""
         where: dict[tuple[str, int], list[Run]] = {}
@@ -104,7 +129,7 @@ class CheckpointRecord(_Record):
                     if run.start != at:
                         break
                     at += run.length
-                if at != tensor.shard_elements(self.tensor_ranks):
+                if not at or at != tensor.shard_elements(self.tensor_ranks):
                     yield name
                     break
 
@@ -128,6 +153,8 @@ def read_record(folder: Path) -> CheckpointRecord:
         if said != _hash(values):
             raise ValueError("its content is not what its hash says")
         record = CheckpointRecord.model_validate(values)
+        if wrong := record.contradiction():
+            raise ValueError(wrong)
         if missing := next(record.gaps(), None):
             raise ValueError(f"elements of {missing} are in no file")
         return record
@@ -148,8 +175,11 @@ def damages(folder: Path, record: CheckpointRecord, files: Iterable[str]) -> Ite
     for name in files:
         path, said = folder / name, record.files[name]
         try:
-            size = path.stat().st_size
-            if size != said.bytes:
+            status = path.stat()
+            size = status.st_size
+            if not S_ISREG(status.st_mode):
+                yield Problem("the checkpoint file", str(path), "it is no plain file", mend)
+            elif size != said.bytes:
                 yield Problem("the checkpoint file", str(path), f"it has {size} bytes and was written with {said.bytes}", mend)
             elif hash_file(path) != said.hash:
                 yield Problem("the checkpoint file", str(path), "its bytes are not those that were written", mend)

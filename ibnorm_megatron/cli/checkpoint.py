@@ -89,7 +89,7 @@ def _overview(folder: Path, record: CheckpointRecord) -> Table:
     elements = sum(prod(tensor.shape) for tensor in record.parameters.values())
     of_model = {"data", "world_size", "tensor", "pipeline", "context", "zero_stage"} & layout.keys()
     rows = {
-        "step": f"{record.step:,} of {record.config['train']['steps']:,}",
+        "step": f"{record.step:,} of {_at(record.config, 'train', 'steps')}",
         "optimizer steps": f"{record.optimizer_steps:,}",
         "samples, labels": f"{record.samples:,}, {record.tokens:,}",
         "norm": str(card.get("norm")),
@@ -100,9 +100,9 @@ def _overview(folder: Path, record: CheckpointRecord) -> Table:
         "precision": str(layout.get("precision")),
         "files": f"{len(record.files):,}, {size / 2**20:,.1f} MiB, the slowest in "
         f"{max(file.seconds for file in record.files.values()):.2f} s",
-        "data": str(card.get("data", {}).get("hash")),
-        "tokenizer": str(card.get("data", {}).get("tokenizer")),
-        "ibnorm_megatron": f"{card.get('ibnorm_megatron')}, commit {(card.get('git') or {}).get('commit')}",
+        "data": str(_at(card, "data", "hash")),
+        "tokenizer": str(_at(card, "data", "tokenizer")),
+        "ibnorm_megatron": f"{card.get('ibnorm_megatron')}, commit {_at(card, 'git', 'commit')}",
     }
     table = Table(title=Text(printable(str(folder))), title_justify="left", show_header=False)
     for name, value in rows.items():
@@ -110,16 +110,25 @@ def _overview(folder: Path, record: CheckpointRecord) -> Table:
     return table
 
 
+def _at(values: object, *names: str) -> object:
+    """What mappings within mappings have under these names; None where one has it not."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return f"{values:,}" if isinstance(values, int) else values
+
+
 def _tensors(record: CheckpointRecord) -> Table:
     from rich.table import Table
     from rich.text import Text
+
+    from ..printing import printable
 
     table = Table("tensor", "shape", "sharded", "runs", title="tensors", title_justify="left")
     for name, tensor in (record.parameters | record.buffers).items():
         ranks = range(record.tensor_ranks if tensor.dim is not None else 1)
         runs = sum(len(record.runs(name, rank)) for rank in ranks) if name in record.parameters else len(ranks)
         sharded = "no" if tensor.dim is None else f"dimension {tensor.dim} over {record.tensor_ranks}"
-        table.add_row(Text(name), " x ".join(map(str, tensor.shape)) or "scalar", sharded, f"{runs:,}")
+        table.add_row(Text(printable(name)), " x ".join(map(str, tensor.shape)) or "scalar", sharded, f"{runs:,}")
     return table
 
 

@@ -129,6 +129,7 @@ def load_checkpoint(
         UserError: the checkpoint is of another model; on every rank, if it is so on one.
     """
     reader = CheckpointReader(checkpoint)
+    _refuse_what_nobody_has(reader, engine)
     _on_all_ranks(lambda: _load_tensors(reader, engine, groups, config, average))
     record = reader.record
     engine.optimizer_state.end_load(record.loss_scale)
@@ -162,10 +163,17 @@ def _load_tensors(
         average.take_back(mean)
     for name, (buffer, sharding) in buffers.items():
         buffer.copy_(reader.buffer(name, sharding, rank, ranks))
-    if groups.layout.pipeline == 1 and (others := reader.record.parameters.keys() - parameters.keys()):
-        why = "the model has no such parameter"
-        mend = "go on with the model that was saved, or choose another run.dir"
-        raise UserError(*(Problem(f"{name} in the checkpoint", str(reader.folder), why, mend) for name in sorted(others)[:5]))
+
+
+def _refuse_what_nobody_has(reader: CheckpointReader, engine: Engine) -> None:
+    """Every parameter and buffer of the checkpoint is one of some stage's. Collective."""
+    own = [*engine.module.logical_parameters(), *engine.module.logical_buffers()]
+    of_ranks: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(of_ranks, own)
+    saved = reader.record.parameters.keys() | reader.record.buffers.keys()
+    if others := sorted(saved.difference(*of_ranks)):
+        why, mend = "the model has no such tensor", "go on with the model that was saved, or choose another run.dir"
+        raise UserError(*(Problem(f"{name} in the checkpoint", str(reader.folder), why, mend) for name in others[:5]))
 
 
 def _on_all_ranks(do: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ from ..data.prepared import Prepared, read_prepared
 from ..errors import Problem, UserError, nearest, raise_if_any
 from .environment import environment_problems
 from .run_card import run_card, run_identity
-from .run_folder import RunFolder, differences
+from .run_folder import RunFolder, checkpoint_name, differences, step_of_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,9 +76,14 @@ def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]
         why = "it holds a run, and run.resume is never"
         yield Problem("run.dir", str(folder.path), why, "choose another run.dir or set run.resume=auto")
         return
+    latest = folder.latest_checkpoint()
+    if latest and step_of_checkpoint(latest) > config.train.steps:
+        why = f"the run in {folder.path} is at step {step_of_checkpoint(latest)} already"
+        mend = f"set more, or write the name of an older checkpoint into {folder.checkpoints / 'latest'}"
+        yield Problem("train.steps", str(config.train.steps), why, mend)
     was = _begun(folder)
     entries = [entry for entry in differences(was["config"], config.to_dict()) if not entry[0].startswith(_FREE)]
-    if folder.latest_checkpoint():  # data is known by what it is
+    if latest:  # data is known by what it is
         old, new = was["card"], identity
         entries += [("plugins", old.get("plugins", {}), new["plugins"])]
         entries += [(name, old["data"][key], new["data"][key]) for name, key in _DATA_HASHES.items()]
@@ -136,7 +141,9 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
     folder = RunFolder(config.run.dir)
     latest = folder.latest_checkpoint()
     ended = folder.read_summary() or {}
-    if latest and ended.get("status") == "complete" and ended.get("step") == config.train.steps:
+    # Who has written an older checkpoint's name into ``latest`` goes on from there, whatever the summary says.
+    at_end = latest == checkpoint_name(config.train.steps) and ended.get("step") == config.train.steps
+    if at_end and ended.get("status") == "complete":
         if world.rank == 0:
             print(f"{folder.path} holds this run, complete; nothing to do")
         return 0

@@ -110,7 +110,7 @@ class RunFolder:
         if not self._metrics.is_file():
             return
         kept, dropped = [], []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+        for line in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             (kept if _step_of(line) <= first_step else dropped).append(line)
         if dropped:
             write_text(_unused(self.path, "metrics.superseded", ".jsonl"), "".join(dropped))
@@ -143,21 +143,25 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config as plain values."""
-        return self._read("config.yaml", yaml.safe_load)
+        return self._read("config.yaml", lambda text: _mapping(yaml.safe_load(text)))
 
     def read_card(self) -> dict[str, Any]:
         """The run card."""
-        return self._read("run_card.json", json.loads)
+        return self._read("run_card.json", lambda text: _mapping(json.loads(text)))
 
     def read_summary(self) -> dict[str, Any] | None:
         """How the run ended, or None where it has not."""
-        return self._read("summary.json", json.loads) if (self.path / "summary.json").is_file() else None
+        return (
+            self._read("summary.json", lambda text: _mapping(json.loads(text)))
+            if (self.path / "summary.json").is_file()
+            else None
+        )
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every record of metrics.jsonl; none if nothing was recorded yet."""
         if not self._metrics.is_file():
             return []
-        return self._read("metrics.jsonl", lambda text: [json.loads(line) for line in text.splitlines()])
+        return self._read("metrics.jsonl", lambda text: [_mapping(json.loads(line)) for line in text.splitlines()])
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
         path = self.path / name
@@ -205,24 +209,28 @@ class RunFolder:
         """Remove a draft, and one that an earlier attempt left."""
         shutil.rmtree(self.draft_checkpoint(step), ignore_errors=True)
 
-    def commit_checkpoint(self, step: int, keep_last: int, keep_every: int = 0) -> None:
-        """Give a finished draft its name, point to it, and remove old ones.
-
-        The newest ``keep_last`` stay, and those whose step is a multiple of ``keep_every``. No later checkpoint is there:
-        :meth:`begin` has put them aside.
-        """
+    def commit_checkpoint(self, step: int) -> None:
+        """Give a finished draft its name, and point to it. No later checkpoint is there: :meth:`begin` has put them aside."""
         name = checkpoint_name(step)
-        rename_directory(self.draft_checkpoint(step), self.checkpoints / name)
+        if (self.checkpoints / name).exists():  # whole, by an earlier attempt that could not write the pointer
+            self.drop_draft(step)
+        else:
+            rename_directory(self.draft_checkpoint(step), self.checkpoints / name)
         write_text(self.checkpoints / _LATEST, name)
-        self.prune(keep_last, keep_every)
 
     def prune(self, keep_last: int, keep_every: int) -> None:
-        """Remove old checkpoints; also where a kill came between the last save and this."""
+        """Remove old checkpoints; also where a kill came between the last save and this.
+
+        The newest ``keep_last`` stay, and those whose step is a multiple of ``keep_every``.
+        """
         for old in self._checkpoints()[:-keep_last]:
             if not keep_every or step_of_checkpoint(old.name) % keep_every:
                 going = self.checkpoints / f".{old.name}.removed"  # half a checkpoint has no name that anybody reads
                 old.rename(going)
-                shutil.rmtree(going)
+                if going.is_symlink():  # somebody has it on another disk, where it is theirs to remove
+                    going.unlink()
+                else:
+                    shutil.rmtree(going)
 
     def _checkpoints(self) -> list[Path]:
         """Complete checkpoints, the oldest first."""
@@ -258,9 +266,15 @@ def step_of_checkpoint(name: str) -> int:
 def _step_of(line: str) -> float:
     """The step of a metrics line; a line cut off by a kill belongs to no step that is kept."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return math.inf
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not what was written")
+    return value
 
 
 def _unused(folder: Path, stem: str, suffix: str = "") -> Path:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ibnorm_megatron.checkpoints.convert import convert, export_weights
 from ibnorm_megatron.checkpoints.reader import CheckpointReader
@@ -18,7 +18,7 @@ from ibnorm_megatron.checkpoints.record import RECORD, damages, read_record
 from ibnorm_megatron.checkpoints.writer import Part, write_part, write_whole
 from ibnorm_megatron.cli import main
 from ibnorm_megatron.errors import RunFailure, UserError
-from ibnorm_megatron.files import hash_text
+from ibnorm_megatron.files import hash_file, hash_text
 from ibnorm_megatron.parallel.optimizer_state import KINDS
 from ibnorm_megatron.parallel.sharding import Sharding
 
@@ -125,8 +125,21 @@ def _with(checkpoint: Path, change: dict) -> None:
     [
         ({"version": 2}, "version: input should be 1"),
         ({"step": "7"}, "step: input should be a valid integer"),
-        ({"files": {}}, "elements of embedding are in no file"),
+        ({"files": {}}, "layout.world_size is 4, and there are 0 files"),
         ({"layout": {}}, "it is no record of a checkpoint"),
+        ({"layout": {"tensor": 0}}, "layout.tensor is no number of ranks"),
+        ({"layout": {"tensor": float("inf")}}, "layout.tensor is no number of ranks"),
+        ({"layout": {"tensor": 2, "world_size": 3}}, "layout.world_size is 3, and there are 4 files"),
+        ({"kinds": []}, "kinds do not begin with weight"),
+        ({"kinds": ["weight"] * 99}, "rank-00000.safetensors is too short for what it holds"),
+        (
+            {"buffers": {"sums": {"shape": [2], "dim": None, "stride": 1, "padding": 0}}},
+            "the buffer sums is in no file",
+        ),
+        (
+            {"buffers": {"sums": {"shape": [2], "dim": 1, "stride": 1, "padding": 0}}},
+            "sums is sharded in a dimension that it has not",
+        ),
         ({"more": 1}, "more: extra inputs are not permitted"),
     ],
 )
@@ -134,6 +147,44 @@ def test_a_record_that_says_something_else_is_refused(checkpoint: Path, change: 
     _with(checkpoint, change)
     with pytest.raises(UserError, match=says):
         read_record(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["../rank-00000.safetensors", "/dev/zero", "rank-00004.safetensors"])
+def test_no_file_elsewhere_is_ever_opened(checkpoint: Path, name: str) -> None:
+    files = json.loads((checkpoint / RECORD).read_text())["files"]
+    files[name] = files.pop("rank-00000.safetensors")
+    _with(checkpoint, {"files": files})
+    with pytest.raises(UserError, match="files are not named as ranks are"):
+        read_record(checkpoint)
+
+
+def test_a_file_that_holds_something_else_is_refused_in_a_sentence(checkpoint: Path, tmp_path: Path) -> None:
+    """Every hash is right, but the tensors are not those that the record speaks of."""
+    path = checkpoint / "rank-00000.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("weight/"))
+    for wrong in ({name: tensors[name].double()}, {"other": tensors[name]}):
+        save_file({**{key: value for key, value in tensors.items() if key != name}, **wrong}, path)
+        files = json.loads((checkpoint / RECORD).read_text())["files"]
+        files[path.name] |= {"bytes": path.stat().st_size, "hash": hash_file(path)}
+        _with(checkpoint, {"files": files})
+        with pytest.raises(UserError, match="it is not what the record says"):
+            convert(checkpoint, tmp_path / "out", max_bytes=1 << 20)
+        assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize("how", [[], ["--weights", "float32"]])
+def test_what_is_damaged_is_not_written_anew_with_good_hashes(checkpoint: Path, tmp_path: Path, how: list[str]) -> None:
+    path = checkpoint / "rank-00001.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-20] + bytes([content[-20] ^ 4]) + content[-19:])
+    assert main(["checkpoint", "convert", str(checkpoint), "--out", str(tmp_path / "out"), *how]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_shows_what_a_strange_record_has(checkpoint: Path) -> None:
+    _with(checkpoint, {"config": {}, "card": {"data": [], "git": 3}})
+    assert main(["checkpoint", "inspect", str(checkpoint)]) == 0
 
 
 def test_a_part_on_another_disk_is_said(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ibnorm_megatron.config import load_config
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.parallel.engine import check_overrides, deepspeed_config
+from ibnorm_megatron.train import run_folder
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.run_folder import RunFolder, differences
 from ibnorm_megatron.train.schedule import learning_rate
@@ -124,7 +125,8 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
 def _save(folder: RunFolder, step: int, keep_last: int) -> None:
     folder.draft_checkpoint(step).mkdir(parents=True, exist_ok=True)
     (folder.draft_checkpoint(step) / "x").write_text(str(step))
-    folder.commit_checkpoint(step, keep_last)
+    folder.commit_checkpoint(step)
+    folder.prune(keep_last, 0)
 
 
 def test_a_checkpoint_is_seen_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -153,11 +155,60 @@ def test_going_back_to_an_older_checkpoint_keeps_the_later_ones_and_prunes_none_
     ]  # fmt: skip
 
 
+def test_a_commit_that_could_not_write_the_pointer_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    _save(folder, 1, keep_last=2)
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            _save(folder, 2, keep_last=2)
+    assert folder.latest_checkpoint() == "step-00000001"
+    _save(folder, 2, keep_last=2)
+    assert folder.latest_checkpoint() == "step-00000002"
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["latest", "step-00000001", "step-00000002"]
+
+
+def test_a_checkpoint_that_was_put_elsewhere_is_pruned_as_a_link(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    _save(folder, 1, keep_last=1)
+    (folder.checkpoints / "step-00000001").rename(tmp_path / "elsewhere")
+    (folder.checkpoints / "step-00000001").symlink_to(tmp_path / "elsewhere")
+    _save(folder, 2, keep_last=1)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["latest", "step-00000002"]
+    assert (tmp_path / "elsewhere" / "x").is_file()
+
+
+@pytest.mark.parametrize("line", [b'{"step": null}\n', b"\xff\xfe\n", b"[]\n", b'{"step": 1, "loss": 2.0}'])
+def test_a_line_of_metrics_that_says_no_step_is_put_aside(tmp_path: Path, line: bytes) -> None:
+    folder = _begun(tmp_path / "run")
+    folder.append_metrics({"step": 1})
+    with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
+        file.write(line)
+    folder.begin({"git": "abc", "started": "2"}, 1)
+    folder.append_metrics({"step": 2})
+    assert folder.read_metrics() == [{"step": 1}, {"step": 2}]
+    assert (tmp_path / "run" / "metrics.superseded-1.jsonl").is_file()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run_card.json", "summary.json"])
+def test_a_file_of_something_else_is_damaged(tmp_path: Path, name: str) -> None:
+    folder = _begun(tmp_path / "run")
+    (tmp_path / "run" / name).write_text("[]")
+    read = {"config.yaml": folder.read_config, "run_card.json": folder.read_card, "summary.json": folder.read_summary}
+    with pytest.raises(UserError, match="it is damaged"):
+        read[name]()
+
+
 def test_those_of_every_so_many_steps_are_kept_for_good(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for step in (5, 10, 15, 20, 25):
         folder.draft_checkpoint(step).mkdir(parents=True)
-        folder.commit_checkpoint(step, keep_last=1, keep_every=10)
+        folder.commit_checkpoint(step)
+        folder.prune(keep_last=1, keep_every=10)
     assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
         "latest", "step-00000010", "step-00000020", "step-00000025"
     ]  # fmt: skip

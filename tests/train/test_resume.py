@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ibnorm_megatron.checkpoints.record import read_record
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
-from ..distributed import torchrun
+from ..distributed import command, torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +108,20 @@ OTHER: dict[int, dict[str, list[str]]] = {
     },
 }
 _FIRST, _THEN = 5, 55
+
+
+def test_layers_that_no_stage_has_are_refused(tmp_path: Path, prepared: Path) -> None:
+    """Of a stage alone nobody could say that a checkpoint's layer belongs to none."""
+    run = tmp_path / "deep"
+    _train(tmp_path, 1, [_case(prepared, run, ["train.steps=1", "model.num_layers=4"])])
+    fewer = ["train.steps=2", "model.num_layers=2", "parallel.pipeline=2", "run.allow=[train.steps, model.num_layers]"]
+    case = _case(prepared, run, fewer)
+    target = ["-m", "ibnorm_megatron.train", case["config"], *case["overrides"]]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    refused = command(*launch, *target)
+    assert refused.returncode != 0
+    assert "decoder.layers.2.input_layernorm.weight in the checkpoint" in refused.stderr
+    assert "the model has no such tensor" in refused.stderr
 
 
 @pytest.mark.parametrize(

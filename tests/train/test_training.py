@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from ibnorm_megatron.train import main
-from ibnorm_megatron.train.run_folder import RunFolder
+from ibnorm_megatron.train.run_folder import RunFolder, step_of_checkpoint
 
 from ..conftest import VOCABULARY, prepare_folder
 from ..distributed import ROOT, command, environment, torchrun
@@ -189,6 +189,18 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
 
     again = command(*target)
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
+
+    folder = RunFolder(killed)
+    last, before = folder.checkpoint_names()[:2]
+    short = command(*target, f"train.steps={step_of_checkpoint(last) - 1}", "run.allow=[train.steps]")
+    assert short.returncode == 2, short.stderr
+    assert f"is at step {step_of_checkpoint(last)} already" in short.stderr
+    (folder.checkpoints / "latest").write_text(before)  # a run that is complete can go back as well
+    back = command(*target)
+    assert (back.returncode, "nothing to do" in back.stdout) == (0, False), back.stderr
+    assert folder.latest_checkpoint() == last
+    assert list(folder.checkpoints.glob(f"superseded-{last}-*"))
+    assert _curve(killed) == _curve(whole)
     # Killed between the last checkpoint and the summary: it is written from the records, complete.
     (killed / "summary.json").unlink()
     done = command(*target)

@@ -42,6 +42,15 @@ class _Save:
     written: Future[None]
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A save that was not done, and why; ``said`` where another rank says so on stderr."""
+
+    step: int
+    why: str
+    said: bool = False
+
+
 class Checkpoint(Callback):
     """Save every ``interval`` steps (0: never in between), and where the run ends or stops.
 
@@ -64,12 +73,14 @@ class Checkpoint(Callback):
         self._pool: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._blocked_seconds = 0.0
-        self._failures: SimpleQueue[tuple[int, str]] = SimpleQueue()  # steps and reasons, from the thread
+        self._failures: SimpleQueue[_Failure] = SimpleQueue()  # from the thread
+        self._card: dict[str, Any] = {}  # of the first rank
 
     def on_start(self, trainer: Trainer) -> None:
         self._saved_at = trainer.state.step
         if trainer.groups.first:
-            trainer.folder.prune(self._config.keep_last, self._config.keep_every)
+            self._card = trainer.folder.read_card()  # once: the folder may be gone when it is saved
+            self._prune(trainer)
 
     def after_step(self, trainer: Trainer) -> None:
         self._tell(trainer)
@@ -110,9 +121,9 @@ class Checkpoint(Callback):
 
     def _begin(self, trainer: Trainer) -> None:
         """Copy, and begin to write. Nothing here waits for another rank."""
-        step, card = trainer.state.step, trainer.folder.read_card() if trainer.groups.first else {}
+        step = trainer.state.step
         more = {AVERAGE: self._average.values()} if self._average else {}
-        record = head(trainer.engine, trainer.snapshot(), trainer.config, card, more)
+        record = head(trainer.engine, trainer.snapshot(), trainer.config, self._card, more)
         part = take_part(trainer.engine, trainer.groups, trainer.config, self._pool, more)
         self._saving = _Save(step, record, self._thread.submit(self._write, trainer, step, part))
 
@@ -120,7 +131,7 @@ class Checkpoint(Callback):
         try:
             write_part(trainer.folder.draft_checkpoint(step), part)
         except OSError as error:
-            self._failures.put((step, str(error)))
+            self._failures.put(_Failure(step, str(error)))
             raise
 
     def _settle(self, trainer: Trainer) -> None:
@@ -139,6 +150,8 @@ class Checkpoint(Callback):
         if (error := save.written.exception()) is not None and not isinstance(error, OSError):
             raise error
         if trainer.groups.first:
+            if failed and error is None:  # the rank that could not says why; the records are this one's
+                self._failures.put(_Failure(save.step, "another rank could not write its part", said=True))
             self._commit = self._thread.submit(self._make_whole, trainer, save, failed)
 
     def _make_whole(self, trainer: Trainer, save: _Save, failed: bool) -> None:
@@ -146,20 +159,30 @@ class Checkpoint(Callback):
         if not failed:
             try:
                 write_whole(folder.draft_checkpoint(save.step), dist.get_world_size(), save.head)
-                folder.commit_checkpoint(save.step, self._config.keep_last, self._config.keep_every)
+                folder.commit_checkpoint(save.step)
                 self._saved_at = save.step
+                self._prune(trainer)
                 return
             except (OSError, UserError, RunFailure) as error:
-                self._failures.put((save.step, str(error)))
+                self._failures.put(_Failure(save.step, str(error)))
         folder.drop_draft(save.step)
+
+    def _prune(self, trainer: Trainer) -> None:
+        """Remove old checkpoints. One that cannot be removed makes no save of a newer one undone."""
+        try:
+            trainer.folder.prune(self._config.keep_last, self._config.keep_every)
+        except OSError as error:
+            print(f"warning: an old checkpoint was not removed: {printable(str(error).rstrip('.'))}", file=sys.stderr)
 
     def _tell(self, trainer: Trainer) -> None:
         """Say which saves this rank could not do: on stderr, and of the first rank in the records."""
         while not self._failures.empty():
-            step, why = self._failures.get()
+            failure = self._failures.get()
+            step = failure.step
             going = "training goes on, and the next one is tried when it is due"
-            says = f"the checkpoint of step {step} was not saved: {printable(why.rstrip('.'))}; {going}"
-            print(f"[rank {trainer.groups.rank}] warning: {says}", file=sys.stderr)
+            says = f"the checkpoint of step {step} was not saved: {printable(failure.why.rstrip('.'))}; {going}"
+            if not failure.said:
+                print(f"[rank {trainer.groups.rank}] warning: {says}", file=sys.stderr)
             trainer.notify_event({"step": step, "event": "checkpoint_failed", "says": says})
 
     def _is_saved(self, trainer: Trainer) -> bool:
