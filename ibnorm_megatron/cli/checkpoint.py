@@ -52,12 +52,15 @@ def _checkpoints(folder: Path) -> list[Path]:
     from ..train.run_folder import RunFolder
 
     folder = folder.expanduser()
-    if (folder / RECORD).is_file():
-        return [folder]
-    run = RunFolder(folder)
-    if names := run.checkpoint_names():
-        return [run.checkpoints / name for name in names]
     why = "it is no checkpoint, and no run with one"
+    try:
+        if (folder / RECORD).is_file():
+            return [folder]
+        run = RunFolder(folder)
+        if names := run.checkpoint_names():
+            return [run.checkpoints / name for name in names]
+    except OSError as error:  # a name that cannot be one, a folder that may not be entered
+        why = f"it cannot be looked into ({error.strerror})"
     raise UserError(Problem("the folder", str(folder), why, "give a run's folder, or checkpoints/step-NNNNNNNN in it"))
 
 

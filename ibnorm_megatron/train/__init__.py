@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..data.prepared import Prepared
 
+
+#: What a system says of a disk, and not of our mistakes: full, over quota, read-only, forbidden, faulty, gone.
+_DISKS_FAULT = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ESTALE")}
 
 #: Seconds that other ranks stay when a run is refused: a launcher ends all ranks with the first, which may not have spoken yet.
 _LET_THE_FIRST_SPEAK = 5.0
@@ -25,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import sys
     import time
 
-    from ..errors import Problem, UserError, raise_if_any, run_command
+    from ..errors import Problem, RunFailure, UserError, raise_if_any, run_command
     from ..quiet import quiet
     from .environment import launcher_problems
 
@@ -48,7 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ..parallel.groups import World
         from .run import run
 
-        return run(*checked[0], World.from_environment())
+        try:
+            return run(*checked[0], World.from_environment())
+        except OSError as error:
+            if error.errno not in _DISKS_FAULT or not error.filename:
+                raise
+            mend = "mend that; the same command goes on from the newest checkpoint"
+            raise RunFailure(Problem("the file", str(error.filename), str(error.strerror).lower(), mend)) from None
 
     # Every rank checks the same and would say the same; what goes wrong later may be one rank's own.
     # A rank that is none of its world's speaks for itself.

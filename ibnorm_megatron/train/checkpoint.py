@@ -134,8 +134,10 @@ def load_checkpoint(
     record = reader.record
     engine.optimizer_state.end_load(record.loss_scale)
     here = layout_of(config, dist.get_world_size())
-    if all(record.layout.get(name) == here[name] for name in _PLACES):
-        _restore_random_states(reader.random(groups.rank))
+    same = all(record.layout.get(name) == here[name] for name in _PLACES)
+    states = reader.random(groups.rank) if same else {}
+    if states and ("gpu" in states) == on_gpu():  # a GPU's generators take no CPU's state
+        _restore_random_states(states)
     else:
         place = f"{config.train.seed} {record.step} {dist.get_rank(groups.replicas)} {groups.stage}"
         groups.seed_random(xxhash.xxh3_64_intdigest(place.encode()) >> 33)

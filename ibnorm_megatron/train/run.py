@@ -204,7 +204,7 @@ def _go_on(trainer: Trainer, name: str, damaged: list[Problem]) -> None:
         for problem in damaged:
             print(f"warning: {problem}", file=sys.stderr)
         print(f"warning: going on from {name}, the newest checkpoint that is whole", file=sys.stderr)
-        folder.put_aside([newer for newer in folder.checkpoint_names() if newer > name], name)
+        folder.put_aside(folder.checkpoint_names()[: folder.checkpoint_names().index(name)], name)
 
 
 def _deepspeed_config(config: Config, data_size: int) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class RunFolder:
         write_json(self.path / "run_card.json", card)
         self._clear_leftovers()
         for path in self._checkpoints():
-            if path.name > checkpoint_name(first_step):
+            if step_of_checkpoint(path.name) > first_step:
                 path.rename(_unused(self.checkpoints, f"superseded-{path.name}"))
         if not self._metrics.is_file():
             return
@@ -193,7 +193,11 @@ class RunFolder:
     def checkpoint_names(self) -> list[str]:
         """The checkpoints to go on from: the newest complete one, then older ones."""
         latest = self.latest_checkpoint()
-        return [path.name for path in reversed(self._checkpoints()) if latest is not None and path.name <= latest]
+        return [
+            path.name
+            for path in reversed(self._checkpoints())
+            if latest and step_of_checkpoint(path.name) <= step_of_checkpoint(latest)
+        ]
 
     def put_aside(self, damaged: list[str], use: str) -> None:
         """Go on from an older checkpoint, and keep those that are damaged under other names."""
@@ -234,7 +238,8 @@ class RunFolder:
 
     def _checkpoints(self) -> list[Path]:
         """Complete checkpoints, the oldest first."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if _NAME.fullmatch(path.name))
+        found = [path for path in self.checkpoints.glob("step-*") if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: step_of_checkpoint(path.name))
 
     def _clear_leftovers(self) -> None:
         """Remove what a kill left half written or half removed."""

@@ -193,7 +193,7 @@ def test_ranks_that_never_come_and_a_port_that_is_taken(tmp_path: Path, prepared
             assert said.startswith(f"MASTER_PORT is {port}: another program listens there on 127.0.0.1; give the launcher")
     with ranks(arguments, 2, tmp_path / "no-port", present=[0], MASTER_PORT="x") as started:
         assert started.codes([0], seconds=60) == [2]
-        assert _sentence(started.said(0), 0).startswith("MASTER_PORT is x: it is no port")
+        assert _sentence(started.said(0), 0).startswith("MASTER_PORT is 'x': MASTER_ADDR is 127.0.0.1")
     assert not run.exists()
 
 

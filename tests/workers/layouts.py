@@ -75,10 +75,10 @@ def _train(config: Config, groups: Groups, weights: dict[str, torch.Tensor] | No
     gradients: dict[str, torch.Tensor] = {}
     step = trainer.engine.step
 
-    def first_step_kept() -> Any:
+    def first_step_kept(*judge: Any) -> Any:
         if not gradients:
             gradients.update(_logical_gradients(trainer.engine, config, groups))
-        return step()
+        return step(*judge)
 
     trainer.engine.step = first_step_kept  # type: ignore[method-assign]
     trainer.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ...errors import Problem
@@ -45,7 +46,8 @@ class GuardReports(Callback):
                 "loss": str(self._guard.loss),
                 "grad_norm": str(self._guard.grad_norm),
             }  # JSON has no nan
-            trainer.folder.write_diagnosis({"step": step, "in_a_row": in_a_row, **values, **found.plain()})
+            with suppress(OSError):  # a full disk must not take the state that is saved next; the event holds the same
+                trainer.folder.write_diagnosis({"step": step, "in_a_row": in_a_row, **values, **found.plain()})
         self._guard.reprieve()
         value = f"{self._guard.loss:.4g}, and the gradient's norm {self._guard.grad_norm:.4g}"
         mend = (
