@@ -184,7 +184,7 @@ class RunFolder:
         pointer = self.checkpoints / _LATEST
         name = pointer.read_text(encoding="utf-8", errors="replace").strip(" \n\0") if pointer.is_file() else ""
         if not name:
-            return max((path.name for path in self._checkpoints()), default=None)
+            return next((path.name for path in reversed(self._checkpoints())), None)
         if not _NAME.fullmatch(name) or not (self.checkpoints / name).is_dir():
             mend = "restore that folder, or write the name of another checkpoint into the file"
             raise UserError(Problem(str(pointer), printable(name[:80]), "there is no such checkpoint", mend))

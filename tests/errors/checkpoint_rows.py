@@ -30,6 +30,23 @@ CHECKPOINT: tuple[Row, ...] = (
         before=saved(hash="other data", tokenizer="another tokenizer"),
     ),
     Row(
+        "fewer steps than were taken",
+        "ibnorm train tiny.yaml train.steps=5 run.allow=[train.steps]",
+        (
+            "train.steps is 5: the run in run is at step 7 already; set more, or write the name of an older checkpoint into "
+            "run/checkpoints/latest.",
+        ),
+        before=saved(),
+    ),
+    Row(
+        "a checkpoint of nowhere",
+        "ibnorm checkpoint verify nowhere/at/all",
+        (
+            "the folder is nowhere/at/all: it is no checkpoint, and no run with one; give a run's folder, or "
+            "checkpoints/step-NNNNNNNN in it.",
+        ),
+    ),
+    Row(
         "a field to allow that there is not",
         "ibnorm train tiny.yaml --allow train.learning_rate",
         ("run.allow is 'train.learning_rate': there is no such field; did you mean 'train.min_lr_ratio'?",),
