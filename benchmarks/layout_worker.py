@@ -24,8 +24,10 @@ from ibnorm_megatron.parallel.counting import CountTraffic
 from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.train.guard import Guard
 from ibnorm_megatron.train.optimizer import build_optimizer
 from ibnorm_megatron.train.step import TrainStep
+from ibnorm_megatron.train.traffic import SPEAKERS
 
 cpu_compat.install()  # before DeepSpeed looks for an accelerator
 import deepspeed  # noqa: E402, F401 (the engine imports it late, which would be here in every rank)
@@ -57,18 +59,19 @@ def measure(config: Config, groups: Groups, steps: int) -> dict[str, object]:
         grad_clip=config.train.grad_clip,
     )
     engine = Engine(module, build_optimizer(module, config.train), groups, engine_config, config.train.grad_clip)
-    take_step = TrainStep(config.train, groups, engine)
+    take_step = TrainStep(config.train, groups, engine, guard=Guard(config.guard))
+    says = [0.0] * SPEAKERS  # as a run's callbacks, so that a step sends what a run's does
     batches = _batches(config, groups)
     seconds = []
     for number in range(1, WARM_UP + steps + 1):
         dist.barrier()
         started = time.perf_counter()
-        take_step(number, batches)[0].loss()
+        take_step(number, batches, says)[0].loss()
         seconds.append(time.perf_counter() - started)
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = torch.cuda.max_memory_allocated() if cpu_compat.on_gpu() else host
     with CountTraffic(groups) as traffic:
-        take_step(WARM_UP + steps + 1, batches)[0].loss()
+        take_step(WARM_UP + steps + 1, batches, says)[0].loss()
     engine.close()
     messages = [asdict(message) for message in traffic.messages()]
     return {"stage": groups.stage, "seconds": seconds[WARM_UP:], "grown": peak - before, "messages": messages}

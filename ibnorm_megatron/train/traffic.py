@@ -32,13 +32,13 @@ def step_messages(config: Config, world_size: int, stage: int | None = None) -> 
     found = [*step.tensor(), *step.context(), *step.pipeline()]
     found += zero_messages(config, step.modules, step.replicas, step.micro_batches)
     found += step.norms_between_steps()
-    counted = 8 + 8 * _SPEAKERS
+    counted = 8 + 8 * SPEAKERS
     found.append(Message("world", "labels counted, loss summed", "all_reduce", world_size, 2, counted + _loss_bytes(config)))
     return [message for message in found if message.ranks > 1 and message.payload]
 
 
 #: Callbacks of a run that tell all ranks something with every step: who stops it, and who saves it.
-_SPEAKERS = 2
+SPEAKERS = 2
 
 
 def _loss_bytes(config: Config) -> int:

@@ -175,8 +175,9 @@ def test_one_step_that_fails_is_skipped_and_the_run_goes_on(found: dict[str, lis
         assert own["trained"][2] == own["trained"][3] and len(set(own["trained"])) == 7
     records = RunFolder(runs / "once").read_metrics()
     assert [record["skipped_steps"] for record in records if "skipped_steps" in record] == [0, 0, 0, 1, 1, 1, 1, 1]
-    (event,) = [record for record in records if "event" in record]
-    assert (event["step"], event["event"], event["in_a_row"]) == (4, "not_finite", 1)
+    # A machine with much to do may add that a rank lags.
+    (event,) = [record for record in records if record.get("event") == "not_finite"]
+    assert (event["step"], event["in_a_row"]) == (4, 1)
     assert RunFolder(runs / "once").read_summary()["status"] == "complete"
 
 
