@@ -23,7 +23,7 @@ BELOW = {
     "config": {"data", "model", "parallel", "train.config", "root"},
     "train": {"checkpoints", "config", "data", "model", "norms", "parallel", "root"},
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
-    "lab": {"train", "root"},
+    "lab": {"config", "data", "model", "norms", "train", "train.config", "root"},
     "checks": {"norms", "root"},
     "cli": {"checkpoints", "checks", "norms", "config", "data", "lab", "train", "verify", "root"},
     "data_prep": {"data", "root"},
