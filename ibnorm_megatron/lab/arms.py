@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config, parse_config
 from ..errors import Problem
 from .fairness import tuned_size
-from .rules import DECIDED
+from .rules import DECIDED, Recipe, recipe_of
 
 if TYPE_CHECKING:
     from ..model.norm_map import NormMap
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Model = tuple[str, str, float | None]
 
 _NAME = re.compile(r"[\w.-]+")
+
+#: Runs of fewer steps have no warm-up and decay to speak of.
+_LEAST_STEPS = 5
 
 #: How far ratios of neighbours on the grid may be from each other: 1, 3, 10 is a grid of equal ratios to anybody.
 _RATIO_TOLERANCE = 1.15
@@ -120,7 +124,7 @@ def _grid(study: StudyConfig) -> Iterator[Problem]:
     if study.tuning is None:
         return
     grid = study.tuning.learning_rates
-    ratios = [high / low for low, high in zip(grid, grid[1:], strict=False)]
+    ratios = [high / low for low, high in pairwise(grid)]
     shown = str([float(rate) for rate in grid])
     if any(ratio <= 1 for ratio in ratios):
         yield Problem("tuning.learning_rates", shown, "they do not rise", "write them from the lowest to the highest")
@@ -160,3 +164,33 @@ def _head_widths(study: StudyConfig) -> Iterator[Problem]:
             why = f"its heads are {width} wide and those of the tuned size {wanted}, and muP transfers between equal ones"
             mend = f"set it to {max(1, size.hidden_size // wanted)}, or choose another transfer.rule"
             yield Problem(f"sizes.{name}.num_attention_heads", str(size.num_attention_heads), why, mend)
+
+
+def recipes_of(study: StudyConfig, configs: Mapping[Model, Config]) -> dict[str, Recipe]:
+    """Batch, warm-up and steps of every size; a horizon of tuning's own counts at the size that is tuned."""
+    recipes = {}
+    for size in study.sizes:
+        run = configs[next(iter(study.arms)), size, None]
+        parts = run.model.num_params()
+        own = [study.tuning.horizon] if study.tuning and study.tuning.horizon and size == tuned_size(study) else []
+        matrices, length = parts["attention"] + parts["mlp"], run.train.sequence_length
+        recipes[size] = recipe_of(matrices, [*study.horizons, *own], length, study.batch_tokens)
+    return recipes
+
+
+def size_problems(config: StudyConfig, recipes: Mapping[str, Recipe]) -> Iterator[Problem]:
+    """Sizes out of order, and horizons that no steps can tell apart."""
+    names = list(recipes)
+    for smaller, larger in pairwise(names):
+        if recipes[larger].parameters <= recipes[smaller].parameters:
+            why = f"it has {recipes[larger].parameters:,} parameters, and {smaller} before it {recipes[smaller].parameters:,}"
+            yield Problem("sizes", larger, why, "name the smallest first")
+    for size, recipe in recipes.items():
+        horizons = sorted(config.horizons)
+        if recipe.steps(horizons[0]) < _LEAST_STEPS:
+            why = f"at {size} it is {recipe.steps(horizons[0])} steps of {recipe.batch_tokens:,} tokens"
+            yield Problem("horizons", f"{horizons[0]:g}", why, "give longer ones, a larger size, or less batch_tokens")
+        for short, long in pairwise(horizons):
+            if recipe.decay_begins(short) >= recipe.decay_begins(long):
+                why = f"at {size} its decay begins at the step at which that of {long:g} does"
+                yield Problem("horizons", f"{short:g}", why, "give horizons that are further apart")

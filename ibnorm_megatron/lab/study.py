@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..config import Config, apply_overrides
 from ..data.prepared import Prepared, read_prepared
-from ..errors import Problem, UserError, nearest, raise_if_any
+from ..errors import Problem, UserError, raise_if_any
 from ..files import hash_text
 from ..model.norm_map import AnyNormMap, Placement, QKNorm
 from ..plugins import plugin_hashes
@@ -22,9 +22,9 @@ from ..train.run import data_problems
 from ..train.run_folder import checkpoint_name
 from ..validation import PathText, problem_of
 from ..yaml12 import parse_yaml
-from .arms import Model, between_fields, configs_of
+from .arms import Model, between_fields, configs_of, recipes_of, size_problems
 from .fairness import tuned_size, unfair
-from .rules import Recipe, recipe_of, transferred
+from .rules import Recipe, transferred
 from .trials import Trial
 
 #: What a design is refused for, unless its ``allow`` names it: then the report says so in red.
@@ -156,18 +156,18 @@ class StudyConfig(_Room):
 
     def problems(self) -> Iterator[Problem]:
         """What lies between fields and names nothing that is there."""
-        for field, name in (("baseline", self.baseline), ("control", self.control)):
+        for where, name in (("baseline", self.baseline), ("control", self.control)):
             if name is not None and name not in self.arms:
-                yield Problem(field, repr(name), "there is no such arm", f"choose one of {', '.join(self.arms)}")
+                yield Problem(where, repr(name), "there is no such arm", f"choose one of {', '.join(self.arms)}")
         if self.control is not None and self.control == self.baseline:
             yield Problem("control", repr(self.control), "it is the baseline itself", "add an arm of norm ibnorm_identity")
         if self.tuning and self.tuning.size is not None and self.tuning.size not in self.sizes:
             where, known = "tuning.size", ", ".join(self.sizes)
             yield Problem(where, repr(self.tuning.size), "there is no such size", f"choose one of {known}")
-        for field in ("seeds", "horizons"):
-            values = getattr(self, field)
+        for where in ("seeds", "horizons"):
+            values = getattr(self, where)
             if len(set(values)) < len(values):
-                yield Problem(field, str(list(values)), "one of them is there twice", "give each once")
+                yield Problem(where, str(list(values)), "one of them is there twice", "give each once")
 
 
 @dataclass(frozen=True)
@@ -299,9 +299,6 @@ _CHANGES_NOTHING = (
     ("train", "replica_audit"),
 )
 
-#: Runs of fewer steps have no warm-up and decay to speak of.
-_LEAST_STEPS = 5
-
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study, its base config and its data, and check all of them.
@@ -320,10 +317,9 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     problems += found
     prepared, recipes = None, {}
     if not found:
-        config_of = {size: configs[next(iter(config.arms)), size, None] for size in config.sizes}
-        recipes = {size: _recipe(config, size, each) for size, each in config_of.items()}
-        problems += _size_problems(config, recipes)
-        some = next(iter(config_of.values()))
+        recipes = recipes_of(config, configs)
+        problems += size_problems(config, recipes)
+        some = next(iter(configs.values()))
         try:
             prepared = read_prepared(some.data)
             problems += data_problems(some, prepared)
@@ -370,27 +366,3 @@ def _beside(path: Path, base: str) -> Path:
     """The base config: beside the study's file, or else from the current folder on."""
     beside = path.parent / Path(base).expanduser()
     return beside if beside.exists() else Path(base).expanduser()
-
-
-def _recipe(config: StudyConfig, size: str, run: Config) -> Recipe:
-    parts = run.model.num_params()
-    tuned = config.tuning.horizon if config.tuning and size == tuned_size(config) else None
-    horizons = [*config.horizons, *([tuned] if tuned is not None else [])]
-    return recipe_of(parts["attention"] + parts["mlp"], horizons, run.train.sequence_length, config.batch_tokens)
-
-
-def _size_problems(config: StudyConfig, recipes: Mapping[str, Recipe]) -> Iterator[Problem]:
-    names = list(recipes)
-    for smaller, larger in zip(names, names[1:], strict=False):
-        if recipes[larger].parameters <= recipes[smaller].parameters:
-            why = f"it has {recipes[larger].parameters:,} parameters, and {smaller} before it {recipes[smaller].parameters:,}"
-            yield Problem("sizes", larger, why, "name the smallest first")
-    for size, recipe in recipes.items():
-        horizons = sorted(config.horizons)
-        if recipe.steps(horizons[0]) < _LEAST_STEPS:
-            why = f"at {size} it is {recipe.steps(horizons[0])} steps of {recipe.batch_tokens:,} tokens"
-            yield Problem("horizons", f"{horizons[0]:g}", why, "give longer ones, a larger size, or less batch_tokens")
-        for short, long in zip(horizons, horizons[1:], strict=False):
-            if recipe.decay_begins(short) >= recipe.decay_begins(long):
-                why = f"at {size} its decay begins at the step at which that of {long:g} does"
-                yield Problem("horizons", f"{short:g}", why, "give horizons that are further apart")
