@@ -139,7 +139,8 @@ def transferred(rule: TransferRule, learning_rate: float, parameters: int, tuned
     2203.03466). power_law: times (N / N tuned)^exponent, as the rates that Porian et al. (arXiv 2406.19146) fitted fall with
     size. constant: as it is.
     """
-    return learning_rate * (parameters / tuned) ** exponent if rule == "power_law" else learning_rate
+    ratio: float = (parameters / tuned) ** exponent if rule == "power_law" else 1.0
+    return learning_rate * ratio
 
 
 def derivation(recipe: Recipe, horizons: Sequence[float], given: bool) -> list[str]:
