@@ -126,6 +126,10 @@ class LauncherConfig(_Room):
         "[torchrun, --nproc-per-node, '8', -m, ibnorm_megatron.train, '{config}']; with srun in front inside an allocation",
     )
     attempts: int = Field(2, gt=0, description="starts of a run that ends for no reason of its own")
+    keep: Literal["last", "none", "all"] = Field(
+        "last",
+        description="checkpoints of ended runs, once no branch needs them. last: the last one of main runs, none of others",
+    )
 
 
 class StudyConfig(_Room):
