@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, parse_config
 from ..errors import Problem
 from .fairness import tuned_size
-from .rules import DECIDED, Recipe, recipe_of
+from .rules import DECIDED, Recipe, evaluated_alike, recipe_of
 
 if TYPE_CHECKING:
     from ..model.norm_map import NormMap
@@ -175,7 +175,8 @@ def recipes_of(study: StudyConfig, configs: Mapping[Model, Config]) -> dict[str,
         own = [study.tuning.horizon] if study.tuning and study.tuning.horizon and size == tuned_size(study) else []
         matrices, length = parts["attention"] + parts["mlp"], run.train.sequence_length
         recipes[size] = recipe_of(matrices, [*study.horizons, *own], length, study.batch_tokens)
-    return recipes
+    some = next(iter(configs.values()))
+    return evaluated_alike(recipes, some.evaluate.batches * some.train.global_batch_size)
 
 
 def size_problems(config: StudyConfig, recipes: Mapping[str, Recipe]) -> Iterator[Problem]:

@@ -201,8 +201,8 @@ class _Tuning:
 def _tuning(study: Study, ledger: _Ledger) -> _Tuning:
     tuning = study.config.tuning
     if tuning is None:
-        rates = {arm: study.configs[arm, study.tuned_size, None].train.lr for arm in study.config.arms}
-        return _Tuning([], {arm: Choice(rate, None) for arm, rate in rates.items()}, 0)
+        own = {arm: study.configs[arm, study.tuned_size, None].train.lr for arm in study.config.arms}
+        return _Tuning([], {arm: Choice(rate, None) for arm, rate in own.items()}, 0)
     rates, grids = _grid(study, ledger, tuning)
     grid = _grid_trials(study, rates)
     counts = further_trials(study.config)

@@ -1,7 +1,7 @@
 """Starting a trial as a process of its own, and what became of it: one entry of the ledger, from its records and its end.
 
-    FOLDER/configs/NAME.yaml   the config, as ``python -m ibnorm_megatron.train`` takes it     FOLDER/runs/NAME   the run's folder
-    FOLDER/logs/NAME.log       what it printed, of all its starts
+FOLDER/configs/NAME.yaml   the config, as ``python -m ibnorm_megatron.train`` takes it     FOLDER/runs/NAME   the run's folder
+FOLDER/logs/NAME.log       what it printed, of all its starts
 """
 
 from __future__ import annotations
