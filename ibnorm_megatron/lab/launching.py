@@ -109,7 +109,7 @@ def launch(study: Study, trial: Trial, claim: Claim, *, slot: int, at_once: int)
                 env=environment(os.environ, slot=slot, at_once=at_once),
                 process_group=0,  # a terminal's Ctrl-C reaches the study alone, which passes it on
                 pass_fds=(claim.descriptor,),
-                preexec_fn=_ending_with_parent(),  # noqa: PLW1509 (nothing is done in it but one system call)
+                preexec_fn=_ending_with_parent(),
             )
     except OSError as error:
         what, why = str(error.filename or words[0]), f"it cannot be started or written ({error.strerror})"

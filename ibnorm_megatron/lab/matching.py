@@ -1,7 +1,7 @@
 """Whether runs differ in nothing but what the study compares, by what each of them recorded of itself.
 
-Runs of one size, seed and horizon are one group: from every arm, every stage and every learning rate. Within a group all but the
-norm and the peak learning rate has to be the same: initial weights that arms share, steps, batch, schedule, FLOPs, data,
+Runs of one size, seed and horizon are one group: from every arm, every stage and every learning rate. Within a group all but
+the norm and the peak learning rate has to be the same: initial weights that arms share, steps, batch, schedule, FLOPs, data,
 tokenizer, layout, plugins, and every other field of the config. Over the horizons of one size and seed the order of samples
 has to be the same, as far as the shorter run goes.
 """

@@ -64,7 +64,7 @@ def run_study(
     study: Study,
     *,
     at_once: int | None = None,
-    share: Share = Share(),  # noqa: B008 (frozen)
+    share: Share = Share(),
     retry_failed: bool = False,
     console: Console | None = None,
     due: Callable[[Study, Sequence[Entry]], Due] = due_of,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .design import Due
     from .study import Study
 
+
 @dataclass(frozen=True)
 class Standing:
     """How a study stands.

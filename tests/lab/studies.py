@@ -39,7 +39,7 @@ def write_study(folder: Path, data: Path, **values: Any) -> Path:
         **values,
     }
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(given))
+    path.write_text(yaml.safe_dump(given, sort_keys=False))
     return path
 
 

@@ -65,7 +65,11 @@ def _steps(study: Study) -> int:
 
 def _steps_of(study: Study, process: int) -> list[int]:
     """Steps recorded by the runs that one process trains now."""
-    held = [trial for trial in runner.due_of(study, []).trials if (who := holder(study.folder, study.key(trial))) and who.process == process]
+    held = [
+        trial
+        for trial in runner.due_of(study, []).trials
+        if (who := holder(study.folder, study.key(trial))) and who.process == process
+    ]
     found = [study.folder / "runs" / study.name(trial) / "metrics.jsonl" for trial in held]
     return [len(path.read_bytes().splitlines()) for path in found if path.is_file()]
 
@@ -92,7 +96,9 @@ def test_every_trial_is_trained_once_and_recorded(tmp_path: Path, prepared: Path
     assert Ledger(study.folder).path.read_bytes() == before
     found = observations(study, entries)
     assert len(found) == 6
-    assert {(one.loss, one.failure, one.tokens, one.flops) for one in found} == {(4.0, "", 12800, study.flops(entries[0].trial))}
+    assert {(one.loss, one.failure, one.tokens, one.flops) for one in found} == {
+        (4.0, "", 12800, study.flops(entries[0].trial))
+    }
     assert len({one.cluster for one in found}) == 6
 
 
@@ -127,7 +133,7 @@ def test_diverged_runs_are_results_and_failed_ones_are_tried_again(tmp_path: Pat
 def test_a_study_in_which_everything_fails_stops_with_the_reason(tmp_path: Path, prepared: Path, fates: Fates) -> None:
     study = loaded(pretended(tmp_path, prepared, launcher={"attempts": 5}))
     fates(layernorm="refuse", identity="refuse", log="refuse")
-    with pytest.raises(RunFailure, match="3 starts in a row failed, the last with: data.path is nowhere: it is not there"):
+    with pytest.raises(RunFailure, match=r"3 starts in a row failed, the last with: data.path is nowhere: it is not there"):
         _run(study, at_once=1)
     assert [entry.status for entry in Ledger(study.folder).read()] == ["failed"] * 3
 
@@ -144,7 +150,7 @@ def test_a_run_that_somebody_keeps_stopping_fails_in_the_end(tmp_path: Path, pre
 
 def test_a_command_that_is_not_there_is_said(tmp_path: Path, prepared: Path) -> None:
     study = loaded(pretended(tmp_path, prepared, launcher={"command": ["no-such-launcher", "{config}"]}))
-    with pytest.raises(RunFailure, match="launcher.command is no-such-launcher: it cannot be started"):
+    with pytest.raises(RunFailure, match=r"launcher.command is no-such-launcher: it cannot be started"):
         _run(study)
     assert Ledger(study.folder).read() == []
     claim = runner.Claims(study.folder).take(study.key(runner.due_of(study, []).trials[0]))
@@ -206,7 +212,7 @@ def test_a_stop_lets_runs_save_and_the_same_command_goes_on(tmp_path: Path, prep
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, prepared: Path) -> None:
     path = pretended(tmp_path, prepared)
     study = loaded(path)
-    deaf = json.dumps({arm: "deaf" for arm in study.config.arms})
+    deaf = json.dumps(dict.fromkeys(study.config.arms, "deaf"))
     process = start(path, PRETENDED_STEP="5", PRETENDED_FATES=deaf)
     _until(lambda: _starts(study))
     process.send_signal(signal.SIGINT)
@@ -238,7 +244,7 @@ def test_what_a_killed_one_left_is_picked_up_by_another(tmp_path: Path, prepared
 def test_a_run_that_outlives_its_starter_is_waited_for(tmp_path: Path, prepared: Path) -> None:
     path = pretended(tmp_path, prepared)
     study = loaded(path)
-    deaf = json.dumps({arm: "deaf" for arm in study.config.arms})
+    deaf = json.dumps(dict.fromkeys(study.config.arms, "deaf"))
     first = start(path, PRETENDED_STEP="0.2", PRETENDED_FATES=deaf)
     _until(lambda: _starts(study))
     first.kill()
@@ -251,9 +257,7 @@ def test_a_run_that_outlives_its_starter_is_waited_for(tmp_path: Path, prepared:
     finish(first)
 
 
-def test_without_locks_each_takes_its_own_share(
-    tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_locks_each_takes_its_own_share(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = loaded(pretended(tmp_path, prepared, seeds=[1, 2, 3], allow=["one_size", "untuned"]))
     real = runner.Claims
 

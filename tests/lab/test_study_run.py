@@ -17,6 +17,7 @@ from ibnorm_megatron.lab.matching import check
 from ibnorm_megatron.lab.study import Study
 from ibnorm_megatron.train.run_folder import RunFolder
 
+from ..distributed import ROOT
 from .studies import finish, loaded, start, write_study
 
 pytestmark = pytest.mark.slow
@@ -88,7 +89,9 @@ def test_what_the_killed_one_trained_went_on(killed: tuple[Path, Study]) -> None
 
 def test_trunks_keep_their_last_state_only(killed: tuple[Path, Study]) -> None:
     _, study = killed
-    states = {path.name: sorted(state.name for state in path.glob("checkpoints/step-*")) for path in study.folder.glob("runs/*")}
+    states = {
+        path.name: sorted(state.name for state in path.glob("checkpoints/step-*")) for path in study.folder.glob("runs/*")
+    }
     assert {name.split("-")[3]: found for name, found in states.items()} == {
         "10tpp": ["step-00000050"],
         "20tpp": ["step-00000100"],
@@ -129,9 +132,11 @@ def test_running_it_again_does_nothing(killed: tuple[Path, Study], capsys: pytes
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    overrides = [f"data.path={prepared}", "model.vocab_size=512", "log.console=false", "train.lr=1e30", "guard.stop_after=3"]
+    base = tmp_path / "base.yaml"
+    base.write_text((ROOT / "configs" / "tiny_llama.yaml").read_text().replace("lr: 3e-3", "lr: 1e30"))
+    overrides = [f"data.path={prepared}", "model.vocab_size=512", "log.console=false", "guard.stop_after=3"]
     arms = {"layernorm": "layernorm", "identity": "ibnorm_identity"}
-    path = write_study(tmp_path, prepared, overrides=overrides, arms=arms)
+    path = write_study(tmp_path, prepared, base=str(base), overrides=overrides, arms=arms)
     assert main(["lab", "run", str(path), "--at-once", "2"]) == 0
     entries = Ledger(loaded(path).folder).read()
     assert [entry.status for entry in entries] == ["diverged"] * 2

@@ -38,10 +38,10 @@ def execute(arguments: argparse.Namespace) -> None:
     study = load_study(arguments.study, arguments.overrides)
     share = Share(arguments.task or 0, arguments.tasks or 1)
     console = Console(stderr=True)
-    done = run_study(study, at_once=arguments.at_once, share=share, retry_failed=arguments.retry_failed, console=console)
+    run_study(study, at_once=arguments.at_once, share=share, retry_failed=arguments.retry_failed, console=console)
     found = counts(current(study, Ledger(study.folder).read()))
     said = ", ".join(f"{number} {status}" for status, number in found.items() if number)
-    print(f"{study.config.name} is done: {said}; choices: {', '.join(f'{arm} {c.learning_rate:g}' for arm, c in done.choices.items())}")
+    print(f"{study.config.name} is done: {said}; its report: ibnorm lab report {arguments.study}")
 
 
 def _problems(arguments: argparse.Namespace) -> Iterator[Problem]:
@@ -53,6 +53,8 @@ def _problems(arguments: argparse.Namespace) -> Iterator[Problem]:
         yield Problem("--at-once", str(arguments.at_once), "there is no such number of runs", "give 1 or more")
     if (task is None) != (tasks is None):
         given, other = ("--task", "--tasks") if tasks is None else ("--tasks", "--task")
-        yield Problem(given, str(task if tasks is None else tasks), f"it means nothing without {other}", f"give {other} as well")
+        yield Problem(
+            given, str(task if tasks is None else tasks), f"it means nothing without {other}", f"give {other} as well"
+        )
     elif tasks is not None and not 0 <= task < tasks:
         yield Problem("--task", str(task), f"there is no such one of {tasks}", f"give one from 0 to {tasks - 1}")
