@@ -77,8 +77,8 @@ class Plan:
     def effect(self) -> str:
         """The smallest gain that it would find, in words."""
         return (
-            f"a true gain of {100 * self.smallest_gain:.2g} % in compute would be found with {POWER:.0%} power, if a run's loss "
-            f"varies over seeds by {self.seed_sd:g} nats"
+            f"a true gain of {100 * self.smallest_gain:.2g} % in compute would be found with {POWER:.0%} power, if the loss "
+            f"of a run varies over seeds by {self.seed_sd:g} nats"
         )
 
     def derivations(self) -> dict[str, list[str]]:
@@ -174,5 +174,5 @@ def _notes(study: Study) -> Iterator[str]:
 def shown_seconds(seconds: float) -> str:
     """Time as somebody would say it."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

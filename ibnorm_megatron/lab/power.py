@@ -1,10 +1,10 @@
 """How small a true gain a study would find: its own cells, simulated with noise, and analysed.
 
-A gain of u in log compute lowers the loss of a run by u s, where s = (alpha A N^-alpha + beta B D^-beta) / 2 is the loss's slope
-in log compute on the surface L = E + A N^-alpha + B D^-beta (Hoffmann et al., arXiv 2203.15556), as :mod:`results` defines a
-multiplier. From paired differences d of arm and baseline, u is found as -sum(s d) / sum(s^2), with a t test over clusters: the
-ends of one training share a part of their noise, and count as one. This is the joint surface's estimate with its shape known,
-so a little better than what the analysis can do.
+A gain of u in log compute lowers the loss of a run by u s, where s = (alpha A N^-alpha + beta B D^-beta) / 2 is its slope in
+log compute on the surface L = E + A N^-alpha + B D^-beta (Hoffmann et al., arXiv 2203.15556), as :mod:`results` defines a
+multiplier. From paired differences d of arm and baseline, u is found as -sum(s d) / sum(s^2), with a t test over trainings:
+the ends of one share a part of their noise, and count as one. This is the joint surface's estimate with its shape known, so
+a little better than what the analysis can do.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def _table(title: str, *columns: str) -> Table:
 
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 1 else "right")
+        table.add_column(column, justify="left" if number < 1 else "right", no_wrap=True)
     return table
 
 
@@ -115,14 +115,19 @@ def _arms(study: Study) -> Table:
 
 
 def _stages(plan: Plan, how: str) -> Table:
-    table = _table("runs", "stage", "size", "tokens a parameter", "runs", "steps", "tokens", "FLOPs", "time", "memory of a run")
-    table.caption = f"{how}; of a branch, what comes after its trunk"
+    from ...lab.costs import makespan
+    from ...lab.plan import shown_seconds
+
+    table = _table("runs", "stage", "size", "tok/N", "runs", "steps", "tokens", "FLOPs", "time", "memory")
+    table.caption = f"{how}; of a branch, what comes after its trunk; tok/N: tokens a parameter"
     ordered = sorted(plan.runs, key=lambda run: _row(plan, run.trial.stage, run.trial.size, run.trial.horizon))
     for (stage, size, horizon), group in groupby(ordered, key=lambda r: (r.trial.stage, r.trial.size, r.trial.horizon)):
         costs = [run.cost for run in group]
-        table.add_row(stage, size, f"{horizon:g}", str(len(costs)), *_sums(costs))
+        seconds = makespan([each.seconds for each in costs], plan.at_once)
+        table.add_row(stage, size, f"{horizon:g}", str(len(costs)), *_sums(costs, shown_seconds(seconds)))
     table.add_section()
-    table.add_row("total", "", "", str(len(plan.runs)), *_sums([run.cost for run in plan.runs]))
+    everything = [run.cost for run in plan.runs]
+    table.add_row("total", "", "", str(len(plan.runs)), *_sums(everything, shown_seconds(plan.seconds)))
     return table
 
 
@@ -130,13 +135,10 @@ def _row(plan: Plan, stage: str, size: str, horizon: float) -> tuple[int, int, f
     return ("tune", "further", "main", "check").index(stage), list(plan.study.config.sizes).index(size), horizon
 
 
-def _sums(costs: list[Cost]) -> tuple[str, ...]:
-    from ...lab.plan import shown_seconds
-
-    steps, tokens = sum(each.steps for each in costs), sum(each.tokens for each in costs)
-    flops, seconds = sum(each.flops for each in costs), sum(each.seconds for each in costs)
+def _sums(costs: list[Cost], time: str) -> tuple[str, ...]:
+    steps, tokens, flops = (sum(getattr(each, name) for each in costs) for name in ("steps", "tokens", "flops"))
     memory = max(each.memory for each in costs)
-    return f"{steps:,}", f"{tokens:,}", f"{flops:.2e}", shown_seconds(seconds), f"{memory / 2**20:,.0f} MiB"
+    return f"{steps:,}", f"{tokens / 1e6:,.1f}M", f"{flops:.1e}", time, f"{memory / 2**20:,.0f} MiB"
 
 
 def _runs(plan: Plan) -> Table:
