@@ -126,7 +126,7 @@ def recipe_of(parameters: int, horizons: Sequence[float], sequence_length: int, 
         batch = max(1, batch_tokens // sequence_length)
     else:
         wanted = min(wanted_batch_tokens(max(horizons) * parameters), shortest / LEAST_STEPS)
-        batch = 2 ** max(0, math.floor(math.log2(wanted / sequence_length)))  # (1), (2); a power of two can be shared among ranks
+        batch = 2 ** max(0, math.floor(math.log2(wanted / sequence_length)))  # a power of two can be shared among ranks
     warmup_tokens = min(parameters, WARMUP_SHARE * shortest)
     warmup = max(1, round(warmup_tokens / (batch * sequence_length)))
     return Recipe(parameters, sequence_length, batch, warmup)
