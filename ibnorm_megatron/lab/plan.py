@@ -137,10 +137,10 @@ def make_plan(study: Study, speeds: Speeds, at_once: int | None = None, seed_sd:
 def _planned(study: Study, trial: Trial, speeds: Speeds) -> Planned:
     tuned = study.config.tuning is not None and trial.stage != "tune"
     strength = [] if trial.strength is None else [f"lambda{trial.strength:g}"]
-    between = ["between"] if trial.stage == "further" and trial.strength is None else []
-    parts = [trial.stage, trial.arm, trial.size, f"{trial.horizon:g}tpp", *strength, *between, f"seed{trial.seed}"]
-    if trial.stage == "check":
-        parts.append(f"x{trial.learning_rate / study.learning_rate(middle_rate(study), trial.size):.3g}")
+    parts = [trial.stage, trial.arm, trial.size, f"{trial.horizon:g}tpp", *strength, f"seed{trial.seed}"]
+    factor = trial.learning_rate / study.learning_rate(middle_rate(study), trial.size)
+    if abs(factor - 1) > 1e-3:  # between those of the grid, or a check: so many times the best
+        parts.append(f"x{factor:.3g}")
     return Planned("-".join(parts) if tuned else study.name(trial), trial, tuned, cost(study, trial, speeds))
 
 
