@@ -94,26 +94,23 @@ def stated_speeds(study: Study, flops_per_second: float = STATED_SPEED) -> Speed
 def memory_of(config: Config, *, processes: int = 1) -> int:
     """Bytes that one process of a run holds at most, by formula; on a CPU those of the whole process.
 
-    Weights, their gradients, and Adam's two moments with a master copy where weights are of 16 bits; activations of one
-    micro-batch, by layer as in Korthikanti et al. (arXiv 2205.05198, equation 2), in bytes of this precision and with the
-    attention scores of their formula; the logits with their gradient and softmax in float32.
+    Weights, their gradients, Adam's two moments and ZeRO's flat copy (in float32 where weights are of 16 bits); activations of
+    one micro-batch, by layer as Korthikanti et al. (arXiv 2205.05198, equation 2) count them, s b h (34 + 5 a s / h) in 16
+    bits, with factors measured here: a gated MLP keeps two halves, and an allocator keeps what is freed; logits with their
+    gradient and softmax in float32. Within a quarter of what runs on a CPU held (tests/lab/test_costs.py).
     """
     model, train, layout = config.model, config.train, config.parallel
-    shards = layout.tensor * layout.pipeline
-    ranks = max(processes, shards)
-    parts = model.num_params()
-    padding = (model.padded_vocab_size(layout.tensor) - model.vocab_size) * model.hidden_size
-    weights = (sum(parts.values()) + padding * (1 if model.tie_embeddings else 2)) / shards
+    tensor, shards = layout.tensor, layout.tensor * layout.pipeline
+    data = max(1, processes // shards)
+    tables = (model.padded_vocab_size(tensor) - model.vocab_size) * model.hidden_size * (1 if model.tie_embeddings else 2)
+    weights = (sum(model.num_params().values()) + tables) / shards
     width = 4 if train.precision == "fp32" else 2
-    data = max(1, ranks // shards)
-    states = 8 if width == 4 else 12
-    fixed = weights * (width + 4 + states / (data if layout.zero_stage else 1))
-    batch, length, h = train.micro_batch(data), train.sequence_length, model.hidden_size
-    scores = 5 * model.num_attention_heads * length / h
-    layers = model.num_layers / layout.pipeline
-    activations = layers * length * batch * h * (34 + scores) * width / 2 / layout.tensor
-    logits = 3 * batch * length * model.padded_vocab_size(layout.tensor) * 4 / layout.tensor
-    return int(PROCESS_BYTES + fixed + activations + logits)
+    fixed = weights * (2 * width + 12 / (data if layout.zero_stage else 1))
+    tokens = train.micro_batch(data) * train.sequence_length
+    scores = 5 * model.num_attention_heads * train.sequence_length / model.hidden_size
+    layer = tokens * model.hidden_size * (52 + 1.5 * scores) * width / 2
+    logits = 3 * tokens * model.padded_vocab_size(tensor) * 4
+    return int(PROCESS_BYTES + fixed + (model.num_layers / layout.pipeline * layer + logits) / tensor)
 
 
 def calibrate(study: Study, at_once: int) -> Speeds:

@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config
-from ..train.run_folder import RunFolder, step_of_checkpoint
+from .costs import own_steps
 from .design import check_trials, expected, main_trials
 from .ledger import latest
 from .trials import Entry, Stage, Trial
@@ -85,10 +84,11 @@ def snapshot(due: Due, entries: Sequence[Entry], running: Iterable[Running], sec
     return Snapshot(due.stage, done, diverged, found["failed"], due.total_estimate, tuple(running), seconds_left)
 
 
-def running(name: str, trial: Trial, config: Config, folder: RunFolder) -> Running:
+def running(study: Study, trial: Trial) -> Running:
     """What a run has recorded so far."""
-    records = [record for record in _tail(folder.path / "metrics.jsonl") if "step_seconds" in record]
-    first, steps = first_step(trial, config), config.train.steps
+    name = study.name(trial)
+    records = [record for record in _tail(study.folder / "runs" / name / "metrics.jsonl") if "step_seconds" in record]
+    first, steps = first_step(study, trial), study.recipes[trial.size].steps(trial.horizon)
     if not records:
         return Running(name, first, first, steps, math.nan, math.nan, math.nan)
     last = records[-1]
@@ -97,15 +97,14 @@ def running(name: str, trial: Trial, config: Config, folder: RunFolder) -> Runni
     return Running(name, first, last["step"], steps, loss, last["tokens_per_second"], left)
 
 
-def first_step(trial: Trial, config: Config) -> int:
+def first_step(study: Study, trial: Trial) -> int:
     """The step that a branch goes on from; 0 for what begins anew."""
-    return step_of_checkpoint(Path(config.run.branch_from).name) if trial.trunk is not None else 0
+    return study.recipes[trial.size].decay_begins(trial.horizon) if trial.trunk is not None else 0
 
 
 def cost(study: Study, trial: Trial) -> float:
     """FLOPs that training a trial takes: of a branch only those after its trunk's."""
-    config = study.run_config(trial)
-    return study.flops(trial) * (1 - first_step(trial, config) / config.train.steps)
+    return study.flops(trial) * own_steps(study, trial) / study.recipes[trial.size].steps(trial.horizon)
 
 
 def trials_left(study: Study, entries: Sequence[Entry], due: Due) -> list[Trial]:

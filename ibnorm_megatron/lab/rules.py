@@ -6,9 +6,9 @@ N is parameters without embeddings, head and norms; h are tokens a parameter; D 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor, log2
 from typing import Literal
 
 #: (1) Batch. The best batch and the critical one grow as a power of D and hardly with N: Bergsma et al., Power Lines, arXiv
@@ -126,7 +126,7 @@ def recipe_of(parameters: int, horizons: Sequence[float], sequence_length: int, 
         batch = max(1, batch_tokens // sequence_length)
     else:
         wanted = min(wanted_batch_tokens(max(horizons) * parameters), shortest / LEAST_STEPS)
-        batch = 2 ** max(0, floor(log2(wanted / sequence_length)))  # (1), (2); a power of two can be shared among ranks
+        batch = 2 ** max(0, math.floor(math.log2(wanted / sequence_length)))  # a power of two can be shared among ranks
     warmup_tokens = min(parameters, WARMUP_SHARE * shortest)
     warmup = max(1, round(warmup_tokens / (batch * sequence_length)))
     return Recipe(parameters, sequence_length, batch, warmup)
@@ -140,8 +140,8 @@ def wanted_batch_tokens(tokens: float) -> float:
 def evaluated_alike(recipes: Mapping[str, Recipe], sequences: int) -> dict[str, Recipe]:
     """Rule (5): recipes by size, each with the batches that make up the same sequences of validation text, at least so many."""
     largest = max(recipe.batch for recipe in recipes.values())
-    whole = ceil(sequences / largest) * largest
-    return {size: replace(recipe, evaluation_batches=ceil(whole / recipe.batch)) for size, recipe in recipes.items()}
+    whole = math.ceil(sequences / largest) * largest
+    return {size: replace(recipe, evaluation_batches=math.ceil(whole / recipe.batch)) for size, recipe in recipes.items()}
 
 
 def transferred(rule: TransferRule, learning_rate: float, parameters: int, tuned: int, exponent: float) -> float:
@@ -151,8 +151,7 @@ def transferred(rule: TransferRule, learning_rate: float, parameters: int, tuned
     2203.03466). power_law: times (N / N tuned)^exponent, as the rates that Porian et al. (arXiv 2406.19146) fitted fall with
     size. constant: as it is.
     """
-    ratio: float = (parameters / tuned) ** exponent if rule == "power_law" else 1.0
-    return learning_rate * ratio
+    return learning_rate * (math.pow(parameters / tuned, exponent) if rule == "power_law" else 1.0)
 
 
 def derivation(recipe: Recipe, horizons: Sequence[float], given: bool) -> list[str]:

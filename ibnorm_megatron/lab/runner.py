@@ -201,7 +201,7 @@ class _Worker:
             if self._ledger.stamp() != self._stamp or time.monotonic() >= until:
                 break
             time.sleep(_LOOK)
-        runs = [running(one.name, one.trial, one.config, one.folder) for one in self._running.values()]
+        runs = [running(self._study, one.trial) for one in self._running.values()]
         self._live.show(snapshot(due, self._entries, runs, self._seconds_left(runs)))
 
     def _reap(self, *, stopping: bool) -> None:

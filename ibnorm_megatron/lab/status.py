@@ -13,13 +13,12 @@ from rich.table import Table
 from ..errors import RunFailure
 from .design import due
 from .gathering import current
-from .launching import run_folder
 from .ledger import Ledger, latest
 from .live import duration, row
 from .locks import Holder, holder
 from .matching import Matching, check
 from .progress import STAGES, Running, cost, flops_left, running, trials_left
-from .trials import Entry, Trial
+from .trials import Entry, Status, Trial
 
 if TYPE_CHECKING:
     from .design import Due
@@ -68,8 +67,7 @@ def standing(study: Study) -> Standing:
 def _running(study: Study, now: Due) -> Iterator[tuple[Running, Holder]]:
     for trial in now.trials:
         if who := holder(study.folder, study.key(trial)):
-            found = running(study.name(trial), trial, study.run_config(trial), run_folder(study, trial))
-            yield found, who
+            yield running(study, trial), who
 
 
 def _seconds_left(study: Study, entries: Sequence[Entry], now: Due | None, at_once: int) -> float:
@@ -78,7 +76,7 @@ def _seconds_left(study: Study, entries: Sequence[Entry], now: Due | None, at_on
     spent = sum(cost(study, entry.trial) for entry in ended)
     if now is None or not spent:
         return math.nan
-    rate = sum(entry.found["seconds"] for entry in ended) / spent
+    rate = sum(float(entry.found["seconds"]) for entry in ended) / spent
     return flops_left(study, entries, now) * rate / max(1, at_once)
 
 
@@ -118,8 +116,8 @@ def _stages(study: Study, found: Standing) -> Table:
     """A line for each stage: how its trials stand, of how many that are known of."""
     table = Table(title=f"{study.config.name}, in {study.folder}", title_justify="left")
     table.add_column("stage")
-    columns = ("complete", "diverged", "failed", "running", "left")
-    for column in columns:
+    statuses: tuple[Status, ...] = ("complete", "diverged", "failed")
+    for column in (*statuses, "running", "left"):
         table.add_column(column, justify="right")
     names = {run.name for run, _ in found.running}
     open_ = _open(study, found)
@@ -127,7 +125,7 @@ def _stages(study: Study, found: Standing) -> Table:
         ended = [entry.status for entry in latest(found.entries).values() if entry.trial.stage == stage]
         left = [trial for trial in open_ if trial.stage == stage]
         busy = sum(study.name(trial) in names for trial in left)
-        numbers = [*(ended.count(status) for status in columns[:3]), busy, len(left) - busy]
+        numbers = [*(ended.count(status) for status in statuses), busy, len(left) - busy]
         if any(numbers):
             table.add_row(stage, *(str(number) if number else "" for number in numbers))
     return table

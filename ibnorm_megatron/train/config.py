@@ -132,7 +132,7 @@ class RunConfig(_Room):
     allow: tuple[str, ...] = Field((), strict=False, description="fields in which a resumed run may differ from its beginning")
     branch_from: PathText = Field(
         "",
-        description="a checkpoint's folder, of another run: this one begins there, with its state, and ends as it says itself",
+        description="folder of another run's checkpoint: this run begins there, with that state, and ends as it says itself",
     )
     device: Literal["auto", "gpu"] = Field("auto", description="auto takes GPUs if there are any, or else the CPU; gpu insists")
     dead_after: float = Field(60.0, gt=0, description="seconds without a sign of life after which a rank counts as dead")

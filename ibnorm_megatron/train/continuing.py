@@ -126,12 +126,11 @@ def _rate_problems(parent: TrainConfig, own: TrainConfig, step: int, given: str)
     elif step > own.peak_until:
         ending = f"with train.steps {own.steps} and train.decay_fraction {own.decay_fraction}"
         why = f"it is of step {step}, and {ending} the learning rate falls after step {own.peak_until}"
-        mend = (
-            f"choose a checkpoint of step {own.peak_until} or before, set more train.steps, or a smaller train.decay_fraction"
-        )
+        mend = f"choose a checkpoint of step {own.peak_until} or before, or set more train.steps"
         yield Problem(_BRANCH, given, why, mend)
     elif own.warmup_steps != parent.warmup_steps and step < (longest := max(own.warmup_steps, parent.warmup_steps)):
-        why = f"that is a warm-up of {own.warmup_steps} steps, and {_BRANCH} is of step {step} of a run with {parent.warmup_steps}"
+        here = f"{_BRANCH} is of step {step} of a run with {parent.warmup_steps}"
+        why = f"that is a warm-up of {own.warmup_steps} steps, and {here}"
         mend = f"set train.warmup_fraction={parent.warmup_steps / own.steps}, or choose a checkpoint of step {longest} or later"
         yield Problem("train.warmup_fraction", str(own.warmup_fraction), why, mend)
 

@@ -1,4 +1,4 @@
-"""What two runs have to share to be compared, in few digits: the weights that they began with, and the order of their samples."""
+"""What two runs share that are compared, in few digits: the weights that they began with, and the order of their samples."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class Trainer:
     def fail(self, problem: Problem, kind: str) -> None:
         """End the run after this step for a reason that is nobody's mistake. Every rank calls it after the same step.
 
-        What happens at the end of a run happens still: its state is saved. ``kind`` is a word for programs that read how it ended.
+        What happens at the end of a run happens still: its state is saved. ``kind`` is a word for programs.
         """
         self.failure, self.failure_kind, self._stopping = problem, kind, True
 

@@ -133,17 +133,17 @@ def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Where
 
     trainer = build_trainer(config, prepared, groups, look)
     trainer.whereabouts = whereabouts or trainer.whereabouts
-    card: dict[str, Any] = {}
+    ancestry: dict[str, Any] = {}
     if start is not None:
         _go_on(trainer, *start)
     elif parent is not None:
         record = _load(trainer, parent, branches=True)
         digests |= record.card.get("digests", {})
-        card["parent"] = parent_of(config, record)
+        ancestry["parent"] = parent_of(config, record)
     if groups.first:
         if start is None:
             digests["samples"] = digest_of_samples(trainer.loader.dataset, config.train.steps * config.train.global_batch_size)
-        card |= {**run_card(config, prepared, dist.get_world_size()), "digests": digests}
+        card = {**run_card(config, prepared, dist.get_world_size()), "digests": digests, **ancestry}
         folder.begin(card, trainer.state.step, branches=parent is not None)
     trainer.run()
     trainer.engine.close()

@@ -17,9 +17,8 @@ from ibnorm_megatron.lab.progress import Running, Snapshot, first_step, flops_le
 from ibnorm_megatron.lab.runner import due_of
 from ibnorm_megatron.lab.study import Study
 from ibnorm_megatron.lab.trials import Trial
-from ibnorm_megatron.train.run_folder import RunFolder
 
-from .studies import SIZE, loaded, pretended
+from .running import SIZE, loaded, pretended
 
 MOMENT = Snapshot(
     stage="main",
@@ -80,18 +79,18 @@ def test_without_a_terminal_lines_come_once_in_a_while(monkeypatch: pytest.Monke
 def test_progress_is_read_from_the_end_of_what_a_run_writes(tmp_path: Path, prepared: Path) -> None:
     study = loaded(pretended(tmp_path, prepared))
     trial = due_of(study, []).trials[0]
-    config, folder = study.run_config(trial), RunFolder(tmp_path / "run")
-    found = running("r", trial, config, folder)
+    folder = study.folder / "runs" / study.name(trial)
+    found = running(study, trial)
     assert (found.step, found.steps) == (0, 25)
     assert math.isnan(found.loss) and math.isnan(found.seconds_left)
-    folder.path.mkdir()
+    folder.mkdir(parents=True)
     records = [
         {"step": n, "loss": None if n == 20 else 5.0, "tokens_per_second": 10.0, "step_seconds": 2.0} for n in range(1, 21)
     ]
     lines = [json.dumps({**record, "padding": "x" * 2000}) for record in records]
     lines.append(json.dumps({"step": 20, "event": "spike", "says": "it jumps"}))
-    (folder.path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 21, "lo')
-    found = running("r", trial, config, folder)
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 21, "lo')
+    found = running(study, trial)
     assert (found.step, found.seconds_left) == (20, 10.0)
     assert math.isnan(found.loss)
 
@@ -111,7 +110,7 @@ def test_what_is_left_counts_of_a_branch_only_its_own_part(tmp_path: Path, prepa
     due = due_of(study, [])
     trunks = [trial for trial in due.trials if trial.trunk is None]
     assert len(trunks) == len(due.trials) == 6
-    branches = {first_step(branch, study.run_config(branch)): study.flops(branch) for branch in _branches(study)}
+    branches = {first_step(study, branch): study.flops(branch) for branch in _branches(study)}
     assert list(branches) == [40, 64]  # of 50 and 80 steps; the last fifth decays
     expected = 3 * (sum({study.flops(trunk) for trunk in trunks}) + sum(0.2 * flops for flops in branches.values()))
     assert flops_left(study, [], due) == pytest.approx(expected, rel=1e-6)

@@ -21,7 +21,7 @@ from ibnorm_megatron.lab.locks import holder
 from ibnorm_megatron.lab.runner import Share, run_study
 from ibnorm_megatron.lab.study import Study
 
-from .studies import alive, finish, loaded, pretended, start
+from .running import alive, finish, loaded, pretended, start
 
 Fates = Callable[..., None]
 

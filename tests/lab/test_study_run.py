@@ -18,7 +18,7 @@ from ibnorm_megatron.lab.study import Study
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..distributed import ROOT
-from .studies import finish, loaded, start, write_study
+from .running import finish, loaded, start, write_study
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ...errors import Problem
+    from ...lab.study import Study
 
 HELP = "run a study, or go on with it: as often as wanted, and by several processes on one folder"
 
@@ -36,12 +39,32 @@ def execute(arguments: argparse.Namespace) -> None:
 
     raise_if_any(_problems(arguments))
     study = load_study(arguments.study, arguments.overrides)
-    share = Share(arguments.task or 0, arguments.tasks or 1)
+    at_once = arguments.at_once or study.config.launcher.at_once
     console = Console(stderr=True)
-    run_study(study, at_once=arguments.at_once, share=share, retry_failed=arguments.retry_failed, console=console)
+    _announce(console, study, at_once)
+    share = Share(arguments.task or 0, arguments.tasks or 1)
+    run_study(study, at_once=at_once, share=share, retry_failed=arguments.retry_failed, console=console)
     found = counts(current(study, Ledger(study.folder).read()))
     said = ", ".join(f"{number} {status}" for status, number in found.items() if number)
     print(f"{study.config.name} is done: {said}; its report: ibnorm lab report {arguments.study}")
+
+
+def _announce(console: Console, study: Study, at_once: int) -> None:
+    """Say what the study is, as far as that is known without measuring anything.
+
+    Raises:
+        UserError: it takes more FLOPs than its budget. Hours are for the plan to judge, which measures.
+    """
+    from ...errors import raise_if_any
+    from ...lab.costs import stated_speeds
+    from ...lab.plan import make_plan
+
+    plan = make_plan(study, stated_speeds(study), at_once)
+    raise_if_any(problem for problem in plan.over_budget() if problem.where != "budget.hours")
+    for name, sentence in study.overridden:
+        console.print(f"unfair, and allowed ({name}): {sentence}", style="bold red", markup=False, soft_wrap=True)
+    what = f"{study.config.name}: {len(plan.runs)} runs, {plan.flops:.3g} FLOPs, {at_once} at once; {plan.effect()}"
+    console.print(what, markup=False, highlight=False, soft_wrap=True)
 
 
 def _problems(arguments: argparse.Namespace) -> Iterator[Problem]:

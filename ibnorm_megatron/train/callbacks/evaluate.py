@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Callback):
-    """Evaluate every ``interval`` steps (0: never in between) and after the last step. A run whose last loss is not finite fails.
+    """Evaluate every ``interval`` steps (0: never in between) and after the last step. One whose last loss is not finite fails.
 
     Args:
         loader: of the validation split.

@@ -33,8 +33,8 @@ class Summary(Callback):
 
     loss and val_* are the last ones, step_seconds the median, norm_share is norm_seconds / step_seconds. grad_norm_median and
     grad_norm_max are over recorded steps with a finite one, spikes counts the steps that jumped (the guard's events), and
-    skipped_steps all that were left out. A run that failed has a ``failure``, its kind in a word, and a ``reason``, the sentence.
-    Of a run that branches from another all this is its own, but for tokens.
+    skipped_steps all that were left out. A run that failed has a ``failure``, its kind in a word, and a ``reason``, the
+    sentence. Of a run that branches from another all this is its own, but for tokens.
     """
 
     def __init__(self) -> None:
