@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ibnorm_megatron.train.config import TrainConfig
@@ -31,6 +31,7 @@ _RUNS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(parent=_RUNS, own=_RUNS, step=st.integers(1, 30))
 def test_a_branch_is_refused_where_its_rate_would_jump(parent: TrainConfig, own: TrainConfig, step: int) -> None:
     """It is admitted where all rates before are those of the run itself, and where both are at the peak; nowhere else."""
