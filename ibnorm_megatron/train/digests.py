@@ -53,5 +53,6 @@ def _sparse(total: int) -> Iterator[int]:
 
 
 def _hash(tensor: Tensor) -> str:
-    shape = "x".join(map(str, tensor.shape))
-    return f"{shape}:{xxhash.xxh3_128_hexdigest(tensor.contiguous().numpy())}"
+    found = xxhash.xxh3_128(str(tuple(tensor.shape)).encode())
+    found.update(tensor.contiguous().numpy())
+    return found.hexdigest()
