@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .branch_rows import BRANCH
 from .checkpoint_rows import CHECKPOINT
 from .command_rows import COMMANDS, COMPARE, PREPARE
 from .config_rows import CONFIG
@@ -20,6 +21,7 @@ AREAS: dict[str, tuple[Row, ...]] = {
     "Prepared data": DATA,
     "Run folders": RUN,
     "Checkpoints": CHECKPOINT,
+    "Branches of runs": BRANCH,
     "The machine and the launcher": ENVIRONMENT,
     "Preparing data": PREPARE,
     "Comparing and verifying": COMPARE,

@@ -123,18 +123,26 @@ def saved(**hashes: str) -> Before:
 
     def save(here: Path, patch: pytest.MonkeyPatch) -> None:
         begun()(here, patch)
-        config = load_config(here / "tiny.yaml")
-        prepared = read_prepared(config.data)
-        card = run_identity(config, prepared, 1)
-        card["data"] |= hashes
-        shardings = {"weight": Sharding((64, 8), None, 1, 0)}
         (here / "run" / ".lock").touch()
-        folder = here / "run" / "checkpoints" / "step-00000007"
-        write_checkpoint(folder, shardings, logical_tensors(shardings), config=config.to_dict(), card=card)
-        (folder.parent / "latest").write_text(folder.name)
+        card = _checkpoint(here / "run" / "checkpoints", here / "tiny.yaml", hashes)
+        (here / "run" / "checkpoints" / "latest").write_text("step-00000007")
         (here / "run" / "run_card.json").write_text(json.dumps(card))
 
     return save
+
+
+def trunk(*overrides: str, **hashes: str) -> Before:
+    """A checkpoint of another run, with a config and data of its own."""
+    return lambda here, patch: _checkpoint(here / "trunk", here / "tiny.yaml", hashes, *overrides)
+
+
+def _checkpoint(folder: Path, config_file: Path, hashes: dict[str, str], *overrides: str) -> dict[str, Any]:
+    config = load_config(config_file, overrides)
+    card = run_identity(config, read_prepared(config.data), 1)
+    card["data"] |= hashes
+    shardings = {"weight": Sharding((64, 8), None, 1, 0)}
+    write_checkpoint(folder / "step-00000007", shardings, logical_tensors(shardings), config=config.to_dict(), card=card)
+    return card
 
 
 def edited_record(here: Path, patch: pytest.MonkeyPatch) -> None:

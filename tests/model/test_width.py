@@ -89,7 +89,7 @@ def test_initial_weights_and_logits(groups: Groups, name: str) -> None:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_step_of_adamw(groups: Groups, stage: int) -> None:
-    """Adam's first step is the learning rate times the gradient's sign where eps is nothing; a weight decays alike everywhere."""
+    """Adam's first step is the learning rate times the gradient's sign where eps is nothing; all weights decay alike."""
     rate = 2.0**-7
     given = [f"train.lr={rate}", "train.adam_eps=1e-30", "train.weight_decay=0.5", "model.mup_base_width=16"]
     _, before, after = _trained(_config(*given), groups, stage, 1)

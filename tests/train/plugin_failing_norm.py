@@ -40,7 +40,7 @@ class FailingNorm(Norm):
     def forward(self, x: Tensor) -> Tensor:
         x = _Turned.apply(x) if self.fails and self.fault == "gradient" else x
         y = x * (x.float().square().mean(dim=-1, keepdim=True) + 1e-5).rsqrt().to(x.dtype) * self.weight
-        if self.fails and self.training and self.fault == "output":
+        if self.fails and self.fault == ("output" if self.training else "evaluation"):
             y = y / 0
         return y * 100 if self.fails and self.training and self.fault == "jump" else y
 
@@ -49,7 +49,7 @@ class FailingNorm(Norm):
 class FailingConfig(NormConfig):
     """Its options."""
 
-    fault: Literal["output", "gradient", "jump"] = "output"
+    fault: Literal["output", "gradient", "jump", "evaluation"] = "output"
     first: int = Field(4)
     last: int = Field(1000)
     rank: int = Field(-1, description="-1: on every rank")

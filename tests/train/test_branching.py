@@ -47,7 +47,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
     common = ["train.precision=bf16", "model.mup_base_width=16"]
     cases = [
         # What is imported when the first run begins draws from Python's generator.
-        _case(prepared, folder / "first", _DECAYED, *common, "train.steps=4"),
+        _case(prepared, folder / "first", _DECAYED, *common, "train.steps=4", "model.norm=rmsnorm", "parallel.tensor=2"),
         {
             **_case(prepared, folder / "trunk", _LONG, *common, f"checkpoint.at=[5, {_AT}]", "checkpoint.keep_last=1"),
             "random": 1,
@@ -134,11 +134,16 @@ def test_the_card_says_where_a_branch_comes_from(runs: Path) -> None:
 
 
 def test_digests_are_those_of_all_runs_of_a_seed(runs: Path) -> None:
-    digests = {name: RunFolder(runs / name).read_card()["digests"] for name in ("trunk", "whole", "branch", "twig", "resumed")}
+    """Of every norm and layout: the first is of RMSNorm, and tensor-parallel."""
+    names = ("whole", "first", "trunk", "branch", "twig", "resumed", "tensor")
+    digests = {name: RunFolder(runs / name).read_card()["digests"] for name in names}
     assert len({digest["initial_weights"] for digest in digests.values()}) == 1
     assert [index for index, _ in digests["whole"]["samples"]] == [0, 1, 2, 4, 8, 16, 32, 64]
     for digest in digests.values():
-        assert digest["samples"][: len(digests["whole"]["samples"])] == digests["whole"]["samples"]
+        shared = min(len(digest["samples"]), len(digests["whole"]["samples"]))
+        assert shared >= 6
+        assert digest["samples"][:shared] == digests["whole"]["samples"][:shared]
+    assert len(digests["first"]["samples"]) == 6
     assert len(digests["trunk"]["samples"]) > len(digests["whole"]["samples"])
 
 

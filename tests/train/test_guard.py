@@ -79,6 +79,7 @@ def found(runs: Path, prepared: Path) -> dict[str, list[dict[str, Any]]]:
             overrides.append("guard.stop_after=0")
             cases[f"{name}-unguarded"] = [weight, *_arguments(prepared, runs / f"{name}-unguarded", *overrides, steps=9)]
     once = [ZERO[1], BF16, _norms(MLP, "batchnorm", last=4, rank=1)]
+    cases["evaluation"] = ["", *_arguments(prepared, runs / "evaluation", _norms(MLP, fault="evaluation", first=5), steps=4)]
     cases["once"] = ["", *_arguments(prepared, runs / "once", *once, steps=8)]
     (runs / "cases.json").write_text(json.dumps(cases))
     torchrun(2, "-m", "tests.workers.guard", runs / "cases.json", runs / "said.json", timeout=900)
@@ -101,10 +102,24 @@ def test_a_run_that_fails_three_times_stops_with_what_it_had(
         assert own["trained"][good:] == own["trained"][good : good + 1] * 4, "weights and optimizer are of the last good step"
     summary = folder.read_summary()
     assert (summary["status"], summary["step"]) == ("failed", last)
+    assert (summary["failure"], summary["reason"]) == ("not_finite", found[name][0]["outcome"])
+    assert summary["skipped_steps"] == last - 3
+    assert 0 < summary["grad_norm_median"] <= summary["grad_norm_max"] < math.inf
     assert folder.latest_checkpoint() == f"step-{last:08d}"
     records = [record for record in folder.read_metrics() if "loss" in record and "event" not in record]
     assert [record["skipped_steps"] for record in records] == [0, 0, 0, *range(1, last - 2)]
     assert [record["skipped"] for record in records] == [False] * 3 + [True] * (last - 3)
+
+
+@pytest.mark.slow
+def test_a_run_whose_last_evaluation_is_not_finite_has_failed(found: dict[str, list[dict[str, Any]]], runs: Path) -> None:
+    for own in found["evaluation"]:
+        assert own["step"] == 4
+        assert own["outcome"].startswith("the validation loss after step 4 is nan: the run has diverged; ")
+    summary = RunFolder(runs / "evaluation").read_summary()
+    assert (summary["status"], summary["failure"], summary["val_loss"]) == ("failed", "not_finite", None)
+    assert summary["reason"] == found["evaluation"][0]["outcome"]
+    assert RunFolder(runs / "evaluation").latest_checkpoint() == "step-00000004"
 
 
 @pytest.mark.slow
@@ -218,6 +233,9 @@ def test_a_resumed_run_judges_jumps_as_the_undisturbed_one(tmp_path: Path, prepa
     (step,) = [record for record in records if record["step"] == 21 and "loss" in record]
     assert (step["loss"], step["skipped"]) == (events[0]["value"], spikes == "skip")
     assert step["grad_norm"] == pytest.approx(events[1]["value"])
+
+    assert RunFolder(whole).read_summary()["spikes"] == 1
+    assert RunFolder(whole).read_summary()["skipped_steps"] == (spikes == "skip")
 
     shutil.copytree(whole, halved)
     (halved / "checkpoints" / "latest").write_text("step-00000018")

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 _ACCUMULATE = "train.micro_batch_size=2"
 _DROPOUT = "model.dropout=0.1"
 _AVERAGE = "train.average_decay=0.9"
+_MUP = "model.mup_base_width=16"  # a group of parameters more, with a learning rate of its own
 
 #: Everything that a rank can hold in its own way; all with dropout where there is a place for it.
 SAME = {
@@ -31,18 +32,18 @@ SAME = {
         "statistics": ["model.norm=batchnorm", "train.precision=bf16"],
     },
     2: {
-        "replicas": ["parallel.zero_stage=0", _ACCUMULATE, _DROPOUT, _AVERAGE],
+        "replicas": ["parallel.zero_stage=0", _ACCUMULATE, _DROPOUT, _AVERAGE, _MUP],
         "zero1": ["parallel.zero_stage=1", _ACCUMULATE, _DROPOUT],
         "zero1 bf16": ["parallel.zero_stage=1", "train.precision=bf16", _DROPOUT, _AVERAGE],
-        "zero1 bf16 accumulated": ["parallel.zero_stage=1", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
-        "zero2 bf16": ["parallel.zero_stage=2", "train.precision=bf16", _ACCUMULATE, _DROPOUT],
+        "zero1 bf16 accumulated": ["parallel.zero_stage=1", "train.precision=bf16", _ACCUMULATE, _DROPOUT, _MUP],
+        "zero2 bf16": ["parallel.zero_stage=2", "train.precision=bf16", _ACCUMULATE, _DROPOUT, _MUP],
         "zero2 fp16": ["parallel.zero_stage=2", "train.precision=fp16", "parallel.deepspeed={fp16: {initial_scale_power: 22}}"],
         "zero3": ["parallel.zero_stage=3", _ACCUMULATE, _DROPOUT],
-        "zero3 bf16": ["parallel.zero_stage=3", "train.precision=bf16", _DROPOUT, "model.tie_embeddings=true", _AVERAGE],
-        "tensor": ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", _DROPOUT],
+        "zero3 bf16": ["parallel.zero_stage=3", "train.precision=bf16", _DROPOUT, "model.tie_embeddings=true", _AVERAGE, _MUP],
+        "tensor": ["parallel.tensor=2", "parallel.sequence=true", "train.precision=bf16", _DROPOUT, _MUP],
         "noise": ["parallel.tensor=2", "model.norm=normalnorm", "model.qk_norm=full", _DROPOUT],
         "statistics": ["parallel.tensor=2", "model.norm={default: batchnorm, attn_sub: batchnorm}"],
-        "stages": ["parallel.pipeline=2", "model.tie_embeddings=true", _ACCUMULATE, _DROPOUT],
+        "stages": ["parallel.pipeline=2", "model.tie_embeddings=true", _ACCUMULATE, _DROPOUT, _MUP],
         "context": ["parallel.context=2", "parallel.zero_stage=3", "parallel.recompute=full", _DROPOUT],
     },
 }  # fmt: skip
@@ -137,6 +138,7 @@ def test_every_other_layout_goes_on_up_to_rounding(
     """Fifty steps within 1e-5 of the run on one process, there and back; a vocabulary that tensor ranks have to pad."""
     common = [f"train.steps={_THEN}", "checkpoint.keep_every=5", "checkpoint.interval=5", "evaluate.batches=1", _AVERAGE]
     common += [f"model.norm={norm}", f"model.vocab_size={vocabulary}", "train.lr=1e-3", "train.global_batch_size=4"]
+    common += ["model.mup_base_width=32"] if vocabulary == VOCABULARY else []
     base = tmp_path / "base"
     _train(tmp_path, 1, [_case(prepared, base, [*common, "parallel.zero_stage=0"])])
     there = {"from": str(base), "step": _FIRST}

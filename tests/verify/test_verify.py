@@ -78,6 +78,12 @@ def test_the_default_layouts_of_a_llama(tmp_path: Path) -> None:
             "tp2-sp,pp2,cp2,dp2-zero3-bf16-acc2",
             id="learned-lambda-peri-qk-per-head",
         ),
+        pytest.param(
+            "tiny_gpt2",
+            ["model.norm=ibnorm_log", "model.mup_base_width=16"],
+            "tp2-sp,pp2-zero2-bf16-untied,dp2-zero3-bf16-acc2,dp2-zero1-fp16-acc2,tp2-sp-dp2-zero2-acc2",
+            id="mup",
+        ),
         pytest.param("tiny_llama", ["model.norm=normalnorm"], "tp2-sp-recompute,dp2", id="norm-that-draws"),
         pytest.param("tiny_llama", ["model.norm=batchnorm"], "tp2-sp,dp2-acc2", id="norm-with-statistics"),
     ],
