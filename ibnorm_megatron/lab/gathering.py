@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .design import due, main_trials
 from .ledger import latest
 from .results import Observation
 from .trials import Entry, Trial
@@ -15,39 +15,54 @@ if TYPE_CHECKING:
     from .study import Study
 
 
-def observations(study: Study, entries: Sequence[Entry]) -> list[Observation]:
-    """One observation for every main run that has ended, and for every branch that cannot be because its trunk failed.
+def current(study: Study, entries: Sequence[Entry]) -> list[Entry]:
+    """The entries that are of the study as its file is now; others are of what it was before somebody changed it."""
+    return [entry for entry in entries if _is_of(study, entry)]
 
-    Tokens and FLOPs are those that were asked for, so that a run which diverged stands beside its pairs. A failed run is
-    one without a loss: it is in the ledger, so it is here.
+
+def _is_of(study: Study, entry: Entry) -> bool:
+    trial = entry.trial
+    known = (trial.arm, trial.size, trial.strength) in study.configs and trial.size in study.recipes
+    return known and study.key(trial) == entry.key
+
+
+def observations(study: Study, entries: Sequence[Entry]) -> list[Observation]:
+    """One observation for every run of the main stage that has ended, and for every one that never can.
+
+    Tokens and FLOPs are those that were asked for, so that a run which diverged stands beside its pairs; it has no loss,
+    and its reason. What is still to run, or to be tried again, is not there.
+
+    Raises:
+        RunFailure: the design cannot go on.
     """
-    known = [entry for entry in latest(entries).values() if entry.trial.stage == "main"]
-    trials = {entry.trial for entry in known}
-    found = [_observation(study, entry.trial, entry) for entry in known]
-    for entry in known:
-        if entry.status != "complete":
-            for horizon in entry.trial.branches:
-                branch = replace(entry.trial, horizon=horizon, branches=(), trunk=entry.trial.horizon)
-                if branch not in trials:
-                    found.append(_observation(study, branch, entry))
+    so_far = due(study, entries)
+    if not so_far.choices:
+        return []
+    known, lost, open_ = latest(entries), dict(so_far.lost), set(so_far.trials)
+    found = []
+    for trial in main_trials(study, so_far.choices):
+        entry = known.get(study.key(trial))
+        if trial not in open_ and (entry is not None or trial in lost):
+            found.append(_observation(study, trial, entry, lost.get(trial, "")))
     return found
 
 
-def _observation(study: Study, trial: Trial, entry: Entry) -> Observation:
-    """An end of training, as its own entry tells of it or, where it has none, its trunk's."""
-    train, own = study.run_config(trial).train, entry.trial == trial
-    complete = own and entry.status == "complete"
-    reason = f"{entry.status}: {entry.reason}" if own else f"the run that it goes on from {entry.status}: {entry.reason}"
+def _observation(study: Study, trial: Trial, entry: Entry | None, why: str) -> Observation:
+    """An end of training; ``why`` says what there is to say of one that has no loss, and of one without an entry."""
+    complete = entry is not None and entry.status == "complete"
+    failure = why if entry is None else "" if complete else f"{entry.status}: {entry.reason}"
+    values = (entry.loss, entry.seconds) if entry is not None and complete else (None, None)
+    loss, seconds = (math.nan if value is None else value for value in values)
     return Observation(
         arm=trial.arm,
         size=trial.size,
         seed=trial.seed,
         parameters=study.parameters(trial.size),
-        tokens=train.steps * train.tokens_per_step(),
+        tokens=study.tokens(trial),
         flops=study.flops(trial),
-        loss=entry.loss if complete and entry.loss is not None else math.nan,
-        seconds=entry.seconds if complete and entry.seconds is not None else math.nan,
+        loss=loss,
+        seconds=seconds,
         cluster=f"{trial.arm} {trial.size} seed {trial.seed}",
-        run=entry.folder,
-        failure="" if complete else reason,
+        run=entry.folder if entry is not None else "",
+        failure=failure,
     )

@@ -22,6 +22,7 @@ from ..config import Config
 from ..errors import Problem, RunFailure, UserError
 from ..files import write_text
 from ..printing import printable
+from ..train.callbacks.base import NOT_FINITE
 from ..train.run_folder import RunFolder
 from .locks import Claim, is_held, now
 from .matching import facts
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 #: Figures of summary.json that an entry has under its own name.
-_ELSEWHERE = ("status", "val_loss", "reason", "norm")
+_ELSEWHERE = ("status", "val_loss", "failure", "reason", "norm")
 
 _SAID = re.compile(r"(?:\[rank \d+\] )?error: (.*)")
 _LONGEST_REASON = 500
@@ -108,7 +109,7 @@ def launch(study: Study, trial: Trial, claim: Claim, *, slot: int, at_once: int)
                 env=environment(os.environ, slot=slot, at_once=at_once),
                 process_group=0,  # a terminal's Ctrl-C reaches the study alone, which passes it on
                 pass_fds=(claim.descriptor,),
-                preexec_fn=_ending_with_parent(),  # noqa: PLW1509 (nothing is done in it but one system call)
+                preexec_fn=_ending_with_parent(),
             )
     except OSError as error:
         what, why = str(error.filename or words[0]), f"it cannot be started or written ({error.strerror})"
@@ -233,13 +234,12 @@ def _entry(study: Study, trial: Trial, said: str, summary: Mapping[str, Any], *,
 
 def _status(summary: Mapping[str, Any], said: str) -> tuple[Status, str]:
     """complete only with a finite loss; diverged where the records say that numbers were not finite."""
-    reason = summary.get("reason") or {}
     if summary.get("status") == "complete":
         if summary.get("val_loss") is not None:
             return "complete", ""
         return "diverged", "the validation loss is not finite"
-    if isinstance(reason, dict) and reason.get("kind") == "not_finite":
-        return "diverged", _short(reason.get("says") or said)
+    if summary.get("failure") == NOT_FINITE:
+        return "diverged", _short(summary.get("reason") or said)
     return "failed", said or "it ended without a word, and its records do not say that it is complete"
 
 

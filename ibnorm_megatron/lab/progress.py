@@ -11,14 +11,17 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config
-from ..train.run_folder import RunFolder, step_of_checkpoint
+from .costs import own_steps
+from .design import check_trials, expected, main_trials
 from .ledger import latest
-from .trials import Entry, Trial
+from .trials import Entry, Stage, Trial
 
 if TYPE_CHECKING:
     from .design import Due
     from .study import Study
+
+#: In the order in which they come.
+STAGES: tuple[Stage, ...] = ("tune", "further", "main", "check")
 
 #: The end of metrics.jsonl that is read: some dozens of records.
 _TAIL = 1 << 14
@@ -54,7 +57,7 @@ class Snapshot:
         failed: whose last start failed.
         total: expected in all.
         running: by this process.
-        seconds_left: of all that is known to be due, at the rate so far; NaN where nothing is known.
+        seconds_left: of the whole study, at the rate so far; NaN where nothing is known.
     """
 
     stage: str
@@ -81,10 +84,11 @@ def snapshot(due: Due, entries: Sequence[Entry], running: Iterable[Running], sec
     return Snapshot(due.stage, done, diverged, found["failed"], due.total_estimate, tuple(running), seconds_left)
 
 
-def running(name: str, trial: Trial, config: Config, folder: RunFolder) -> Running:
+def running(study: Study, trial: Trial) -> Running:
     """What a run has recorded so far."""
-    records = [record for record in _tail(folder.path / "metrics.jsonl") if "step_seconds" in record]
-    first, steps = first_step(trial, config), config.train.steps
+    name = study.name(trial)
+    records = [record for record in _tail(study.folder / "runs" / name / "metrics.jsonl") if "step_seconds" in record]
+    first, steps = first_step(study, trial), study.recipes[trial.size].steps(trial.horizon)
     if not records:
         return Running(name, first, first, steps, math.nan, math.nan, math.nan)
     last = records[-1]
@@ -93,15 +97,30 @@ def running(name: str, trial: Trial, config: Config, folder: RunFolder) -> Runni
     return Running(name, first, last["step"], steps, loss, last["tokens_per_second"], left)
 
 
-def first_step(trial: Trial, config: Config) -> int:
+def first_step(study: Study, trial: Trial) -> int:
     """The step that a branch goes on from; 0 for what begins anew."""
-    return step_of_checkpoint(Path(config.run.branch_from).name) if trial.trunk is not None else 0
+    return study.recipes[trial.size].decay_begins(trial.horizon) if trial.trunk is not None else 0
 
 
 def cost(study: Study, trial: Trial) -> float:
     """FLOPs that training a trial takes: of a branch only those after its trunk's."""
-    config = study.run_config(trial)
-    return study.flops(trial) * (1 - first_step(trial, config) / config.train.steps)
+    return study.flops(trial) * own_steps(study, trial) / study.recipes[trial.size].steps(trial.horizon)
+
+
+def trials_left(study: Study, entries: Sequence[Entry], due: Due) -> list[Trial]:
+    """All that is still to run. What stands for choices that nobody knows yet is the design's own expectation."""
+    if not due.choices:
+        later = STAGES[STAGES.index(due.stage) + 1 :]
+        return [*due.trials, *(trial for trial in expected(study) if trial.stage in later)]
+    ended = {entry.key for entry in latest(entries).values() if entry.status != "failed"}
+    never = {trial for trial, _ in due.lost}
+    stages = main_trials(study, due.choices) + check_trials(study, due.choices)
+    return [trial for trial in stages if trial not in never and study.key(trial) not in ended]
+
+
+def flops_left(study: Study, entries: Sequence[Entry], due: Due) -> float:
+    """FLOPs of :func:`trials_left`, those that running ones have done included."""
+    return sum(cost(study, trial) for trial in trials_left(study, entries, due))
 
 
 def _tail(path: Path) -> list[dict[str, Any]]:

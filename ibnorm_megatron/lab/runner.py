@@ -11,20 +11,21 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from ..errors import Problem, RunFailure, UserError
 from .design import due as due_of
+from .gathering import current
 from .keeping import Keeper
 from .launching import Launch, ended, failed, is_busy, launch, recorded
 from .ledger import Ledger
 from .live import Live, duration
 from .locks import Claims
 from .matching import check
-from .progress import Running, cost, running, snapshot
+from .progress import Running, cost, flops_left, running, snapshot
 from .trials import Entry, Trial
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def run_study(
     study: Study,
     *,
     at_once: int | None = None,
-    share: Share = Share(),  # noqa: B008 (frozen)
+    share: Share = Share(),
     retry_failed: bool = False,
     console: Console | None = None,
     due: Callable[[Study, Sequence[Entry]], Due] = due_of,
@@ -87,14 +88,6 @@ def run_study(
         return _Worker(study, at_once or study.config.launcher.at_once, share, retry_failed, live, due).run()
 
 
-@dataclass
-class _Progress:
-    """What this process has seen done, for the time that is left."""
-
-    began: float = field(default_factory=time.monotonic)
-    flops: float = 0.0
-
-
 class _Worker:
     def __init__(
         self,
@@ -116,7 +109,7 @@ class _Worker:
         self._asked_at, self._impatient = math.inf, False
         self._stops: dict[str, int] = {}
         self._failures = 0
-        self._progress, self._costs = _Progress(), dict[str, float]()
+        self._began, self._flops_done, self._flops_left = time.monotonic(), 0.0, 0.0
         self._warned: set[str] = set()
         self._due: Due | None = None
 
@@ -147,20 +140,21 @@ class _Worker:
         stamp = self._ledger.stamp()
         if self._due is not None and stamp == self._stamp:
             return self._due
-        entries = self._ledger.read()
+        everything = self._ledger.read()
         if self._ledger.torn:
             self._warn(f"the last line of {self._ledger.path} was cut off by a kill or a full disk: its run is recorded again")
-        if self._stamp is None:
-            self._seen = len(entries)
+        self._seen = len(everything) if self._stamp is None else self._seen
+        entries = current(self._study, everything)
         found = check(entries)
         if found.problems:
             raise UserError(*found.problems)
         for warning in found.warnings:
             self._warn(warning)
-        self._progress.flops += sum(self._cost(entry.trial) for entry in entries[self._seen :])
-        self._entries, self._stamp, self._seen = entries, stamp, len(entries)
-        old, new = entries[: self._forgiven], entries[self._forgiven :]
+        self._flops_done += sum(cost(self._study, entry.trial) for entry in current(self._study, everything[self._seen :]))
+        self._entries, self._stamp, self._seen = entries, stamp, len(everything)
+        old, new = everything[: self._forgiven], everything[self._forgiven :]
         self._due = self._design(self._study, [entry for entry in old if entry.status != "failed"] + new)
+        self._flops_left = flops_left(self._study, entries, self._due)
         self._keeper.sweep(entries)
         assert self._due.trials or self._due.finished, "a design that goes on has trials"
         return self._due
@@ -207,8 +201,8 @@ class _Worker:
             if self._ledger.stamp() != self._stamp or time.monotonic() >= until:
                 break
             time.sleep(_LOOK)
-        runs = [running(one.name, one.trial, one.config, one.folder) for one in self._running.values()]
-        self._live.show(snapshot(due, self._entries, runs, self._seconds_left(due, runs)))
+        runs = [running(self._study, one.trial) for one in self._running.values()]
+        self._live.show(snapshot(due, self._entries, runs, self._seconds_left(runs)))
 
     def _reap(self, *, stopping: bool) -> None:
         """Record every run whose process has ended."""
@@ -292,15 +286,9 @@ class _Worker:
             self._warned.add(text)
             self._live.say(f"warning: {text}")
 
-    def _cost(self, trial: Trial) -> float:
-        key = self._study.key(trial)
-        if key not in self._costs:
-            self._costs[key] = cost(self._study, trial)
-        return self._costs[key]
-
-    def _seconds_left(self, due: Due, runs: Sequence[Running]) -> float:
-        """Of what is due, by the FLOPs that were done since this process began, here and by others."""
-        costs = {one.name: self._cost(one.trial) for one in self._running.values()}
+    def _seconds_left(self, runs: Sequence[Running]) -> float:
+        """Of the whole study, by the FLOPs that were done since this process began, here and by others."""
+        costs = {one.name: cost(self._study, one.trial) for one in self._running.values()}
         partly = sum(costs[run.name] * (run.step - run.first) / max(1, run.steps - run.first) for run in runs)
-        done, left = self._progress.flops + partly, sum(map(self._cost, due.trials)) - partly
-        return left * (time.monotonic() - self._progress.began) / done if done > 0 else math.nan
+        done, left = self._flops_done + partly, self._flops_left - partly
+        return max(0.0, left) * (time.monotonic() - self._began) / done if done > 0 else math.nan

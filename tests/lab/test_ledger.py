@@ -37,7 +37,9 @@ for number in range(count):
 
 
 def _writer(folder: Path, name: str, count: int) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", _WRITER, folder, name, str(count)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", _WRITER, folder, name, str(count)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_an_entry_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -46,7 +48,9 @@ def test_an_entry_comes_back_as_it_was(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
     given = [
         entry(),
-        entry(replace(TRIAL, stage="tune", strength=2.0, trunk=20.0, branches=()), "b", "diverged", found={"a": [1, None, "ü\n"]}),
+        entry(
+            replace(TRIAL, stage="tune", strength=2.0, trunk=20.0, branches=()), "b", "diverged", found={"a": [1, None, "ü\n"]}
+        ),
     ]
     for one in given:
         ledger.append(one)

@@ -119,7 +119,12 @@ def test_code_and_machines_that_differ_are_a_warning() -> None:
 
     found = check([FIRST, _other(change)])
     said = "\n".join(found.warnings)
-    for text in ("2 versions of the program: 0.1.0, 0.2.0", "2 commits: abc, def with changes", "hardware.gpu", "recorded no digest"):
+    for text in (
+        "2 versions of the program: 0.1.0, 0.2.0",
+        "2 commits: abc, def with changes",
+        "hardware.gpu",
+        "recorded no digest",
+    ):
         assert text in said
 
 
