@@ -95,9 +95,10 @@ def memory_of(config: Config, *, processes: int = 1) -> int:
     """Bytes that one process of a run holds at most, by formula; on a CPU those of the whole process.
 
     Weights, their gradients, Adam's two moments and ZeRO's flat copy (in float32 where weights are of 16 bits); activations of
-    one micro-batch, by layer as Korthikanti et al. (arXiv 2205.05198, equation 2) count them, s b h (34 + 5 a s / h) in 16
-    bits, with factors measured here: a gated MLP keeps two halves, and an allocator keeps what is freed; logits with their
-    gradient and softmax in float32. Within a quarter of what runs on a CPU held (tests/lab/test_costs.py).
+    one micro-batch; logits with their gradient and softmax in float32. Activations of a layer are s b h 34 bytes in 16 bits by
+    Korthikanti et al. (arXiv 2205.05198, equation 2) without the attention scores, which no kernel here keeps; runs on a CPU
+    held twice that, with a gated MLP's second half and what an allocator keeps back. Within a quarter of what they held in
+    all (tests/lab/test_costs.py).
     """
     model, train, layout = config.model, config.train, config.parallel
     tensor, shards = layout.tensor, layout.tensor * layout.pipeline
@@ -107,8 +108,7 @@ def memory_of(config: Config, *, processes: int = 1) -> int:
     width = 4 if train.precision == "fp32" else 2
     fixed = weights * (2 * width + 12 / (data if layout.zero_stage else 1))
     tokens = train.micro_batch(data) * train.sequence_length
-    scores = 5 * model.num_attention_heads * train.sequence_length / model.hidden_size
-    layer = tokens * model.hidden_size * (52 + 1.5 * scores) * width / 2
+    layer = tokens * model.hidden_size * 2 * 34 * width / 2
     logits = 3 * tokens * model.padded_vocab_size(tensor) * 4
     return int(PROCESS_BYTES + fixed + (model.num_layers / layout.pipeline * layer + logits) / tensor)
 

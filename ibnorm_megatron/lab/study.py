@@ -355,6 +355,9 @@ def _read_config(path: Path, overrides: Sequence[str]) -> StudyConfig:
         raise UserError(Problem(where, str(path), f"it is not valid YAML: {error}", "mend it there")) from None
     if not isinstance(values, dict):
         raise UserError(Problem(where, str(path), "it does not hold a mapping", "start from configs/studies/small.yaml"))
+    if "model" in values and "arms" not in values:
+        why, mend = "it is the config of a run", "write a study that names it in base, such as configs/studies/small.yaml"
+        raise UserError(Problem(where, str(path), why, mend))
     problems = apply_overrides(overrides, values, rooms=False)
     try:
         config = StudyConfig.model_validate(values)

@@ -8,6 +8,7 @@ from .command_rows import COMMANDS, COMPARE, PREPARE
 from .config_rows import CONFIG
 from .data_rows import DATA
 from .environment_rows import ENVIRONMENT
+from .lab_rows import LAB
 from .layout_rows import LAYOUT
 from .norm_rows import NORMS
 from .rows import Row
@@ -24,5 +25,6 @@ AREAS: dict[str, tuple[Row, ...]] = {
     "The machine and the launcher": ENVIRONMENT,
     "Preparing data": PREPARE,
     "Comparing and verifying": COMPARE,
+    "Studies": LAB,
     "Command lines": COMMANDS,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,9 +14,19 @@ import pytest
 from ibnorm_megatron.config import load_config
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.lab.design import expected
-from ibnorm_megatron.lab.study import Study, load_study
+from ibnorm_megatron.lab.rules import recipe_of
+from ibnorm_megatron.lab.study import (
+    UNFAIR,
+    BudgetConfig,
+    Study,
+    StudyConfig,
+    TransferConfig,
+    TuningConfig,
+    load_study,
+)
 from ibnorm_megatron.lab.trials import Trial
 from ibnorm_megatron.train.schedule import learning_rate
+from ibnorm_megatron.yaml12 import parse_yaml
 
 from ..distributed import ROOT
 from .studies import shipped, study, write
@@ -241,3 +252,35 @@ def test_every_shipped_study_is_fair_and_can_be_planned(path: Path, tmp_path: Pa
     own = load_study(path, [f"overrides=[parallel.tensor=1, parallel.sequence=false, data.path={place}]"])
     assert isinstance(own, Study) and own.overridden == () and own.config.control is not None
     assert len(expected(own)) > 20
+
+
+def _page() -> str:
+    return (ROOT / "docs" / "lab.md").read_text()
+
+
+def test_the_study_in_the_page_is_one_and_has_every_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"<!-- study -->\n```yaml\n(.*?)```", _page(), flags=re.DOTALL)
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "study.yaml").write_text(text)
+    own = load_config(write(tmp_path).parent / "base.yaml").data.path
+    found = load_study(tmp_path / "study.yaml", [f"overrides=[model.vocab_size=2048, data.path={own}]"])
+    assert found.overridden == ()
+    said = parse_yaml(text)
+    assert set(said) == set(StudyConfig.model_fields)
+    for room, kind in (("tuning", TuningConfig), ("transfer", TransferConfig), ("budget", BudgetConfig)):
+        assert set(said[room]) == set(kind.model_fields)
+
+
+def test_the_page_names_every_unfair_way_and_the_rules_numbers() -> None:
+    page = _page()
+    for name in UNFAIR:
+        assert f"| `{name}` |" in page
+    rows = re.findall(
+        r"^\| ([\d,]+) \| ([\d, ]+) \| ([\d,]+) \| ([\d,]+) \| ([\d, ]+) \| ([\d,]+) \|$", page, flags=re.MULTILINE
+    )
+    assert len(rows) == 5
+    for size, horizons, length, batch, steps, warmup in rows:
+        ends = [float(each) for each in horizons.split(", ")]
+        recipe = recipe_of(int(size.replace(",", "")), ends, int(length.replace(",", "")))
+        assert f"{recipe.batch_tokens:,}" == batch and f"{recipe.warmup_steps:,}" == warmup
+        assert ", ".join(f"{recipe.steps(end):,}" for end in ends) == steps
