@@ -1,0 +1,224 @@
+"""What the report is made from, sorted once: arms in order, every run with its place in the page, whatever is known of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..results import Analysis, Estimate, Multiplier, Observation, Paired, Verdict
+from ..study import StudyConfig
+from ..trials import Entry, Trial
+from . import words
+from .style import Look, looks
+
+#: Where an entry's ``found`` has the realised sigma / lambda: the mean over norm sites, at the end of training.
+REALISED = "sigma_over_lambda"
+
+
+class StudyLike(Protocol):
+    """What the report asks of a study."""
+
+    config: StudyConfig
+    path: Path
+    folder: Path
+
+    @property
+    def overridden(self) -> Sequence[tuple[str, str]]:
+        """What is unfair in the design and was wanted all the same: names and sentences."""
+
+
+class Choice(Protocol):
+    """What tuning chose for an arm."""
+
+    @property
+    def learning_rate(self) -> float | None: ...
+
+    @property
+    def strength(self) -> float | None: ...
+
+
+class DueLike(Protocol):
+    """How far the study is."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    @property
+    def stage(self) -> str | None: ...
+
+    @property
+    def total_estimate(self) -> int: ...
+
+    @property
+    def choices(self) -> Mapping[str, Choice]: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table of runs. ``anchor`` is its place in the page; ``trial`` and ``entry`` are missing for a foreign result."""
+
+    anchor: str
+    arm: str
+    size: str
+    seed: int
+    stage: str
+    status: str
+    reason: str
+    tokens: int
+    flops: float
+    loss: float
+    seconds: float
+    folder: str
+    trial: Trial | None = None
+    entry: Entry | None = None
+
+    @property
+    def title(self) -> str:
+        """The run in a line."""
+        rate = f", learning rate {words.rate(self.trial.learning_rate)}" if self.trial else ""
+        end = f"loss {words.loss(self.loss)}" if self.status == "complete" else self.status
+        return f"{self.arm}, {self.size}, seed {self.seed}{rate}, {words.count(self.tokens)} tokens: {end}"
+
+    def found(self, name: str) -> float:
+        """A figure of the run's summary; NaN where it has none."""
+        value = self.entry.found.get(name) if self.entry else None
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+
+
+@dataclass(frozen=True)
+class View:
+    """All that sections and pictures look at."""
+
+    analysis: Analysis
+    study: StudyLike | None
+    entries: tuple[Entry, ...]
+    due: DueLike | None
+
+    @cached_property
+    def arms(self) -> tuple[str, ...]:
+        """The baseline first, the control last, the others as the study has them."""
+        first, last = self.analysis.baseline, self.analysis.control
+        named = [*(self.study.config.arms if self.study else ()), *(run.arm for run in self.runs)]
+        others = [arm for arm in dict.fromkeys(named) if arm not in (first, last)]
+        return (first, *others, *([last] if last else []))
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Arms but the baseline."""
+        return self.arms[1:]
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How every arm is drawn."""
+        return looks(self.arms, self.analysis.baseline)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Sizes' parameters, the smallest first."""
+        found = {run.size: run.parameters for run in self.analysis.observations}
+        found |= {entry.trial.size: entry.parameters for entry in self.entries}
+        return dict(sorted(found.items(), key=lambda size: size[1]))
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run: those of the ledger, and observations that are not in it."""
+        known = {(entry.trial.arm, entry.trial.size, entry.trial.seed, entry.tokens) for entry in self.entries}
+        foreign = [each for each in self.analysis.observations if (each.arm, each.size, each.seed, each.tokens) not in known]
+        made = [_of_entry(entry, f"run-{number}") for number, entry in enumerate(self.entries, 1)]
+        return (*made, *(_foreign(each, f"run-{number}") for number, each in enumerate(foreign, len(made) + 1)))
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """What is said of a place of the page."""
+        return {run.anchor: run.title for run in self.runs}
+
+    def anchor_of(self, observation: Observation) -> str:
+        """The place of an observation's run in the page."""
+        return self._anchors[observation.arm, observation.size, observation.seed, observation.tokens]
+
+    @cached_property
+    def _anchors(self) -> dict[tuple[str, str, int, int], str]:
+        # Trials of tuning may have a main run's size, seed and length: the main run comes last and wins.
+        ordered = sorted(self.runs, key=lambda run: run.stage == "main")
+        return {(run.arm, run.size, run.seed, run.tokens): run.anchor for run in ordered}
+
+    def of(self, arm: str, *stages: str) -> list[Run]:
+        """An arm's runs of some stages; of all, where none is named."""
+        return [run for run in self.runs if run.arm == arm and (not stages or run.stage in stages)]
+
+    def multiplier(self, arm: str) -> Multiplier | None:
+        """An arm's compute multiplier."""
+        return next((each for each in self.analysis.multipliers if each.arm == arm), None)
+
+    def verdict(self, arm: str) -> Verdict | None:
+        """What is said of an arm."""
+        return next((each for each in self.analysis.verdicts if each.arm == arm), None)
+
+    def together(self, arm: str) -> Paired | None:
+        """An arm's paired difference over all cells."""
+        return next((each for each in self.analysis.paired if each.arm == arm and each.size is None), None)
+
+    def cells(self, arm: str) -> list[Paired]:
+        """An arm's paired differences by size and horizon."""
+        return [each for each in self.analysis.paired if each.arm == arm and each.size is not None]
+
+    def flops_of(self, cell: Paired) -> float:
+        """Mean compute of a cell's runs."""
+        near = [
+            run.flops
+            for run in self.analysis.observations
+            if run.size == cell.size and cell.horizon is not None and math.isclose(run.horizon, cell.horizon, rel_tol=0.05)
+        ]
+        return sum(near) / len(near) if near else math.nan
+
+    @property
+    def band(self) -> Estimate | None:
+        """The identity control's compute multiplier: what the comparison shows where there is nothing to show."""
+        found = self.multiplier(self.analysis.control) if self.analysis.control else None
+        return found.mean if found else None
+
+    def choice(self, arm: str) -> Choice | None:
+        """What tuning chose, once it has."""
+        choices: Mapping[str, Any] = self.due.choices if self.due else {}
+        return choices.get(arm)
+
+
+def _of_entry(entry: Entry, anchor: str) -> Run:
+    trial, nan = entry.trial, math.nan
+    return Run(
+        anchor=anchor,
+        arm=trial.arm,
+        size=trial.size,
+        seed=trial.seed,
+        stage=trial.stage,
+        status=entry.status,
+        reason=entry.reason,
+        tokens=entry.tokens,
+        flops=entry.flops,
+        loss=nan if entry.loss is None else entry.loss,
+        seconds=nan if entry.seconds is None else entry.seconds,
+        folder=entry.folder,
+        trial=trial,
+        entry=entry,
+    )
+
+
+def _foreign(observation: Observation, anchor: str) -> Run:
+    return Run(
+        anchor=anchor,
+        arm=observation.arm,
+        size=observation.size,
+        seed=observation.seed,
+        stage="main",
+        status="complete" if math.isfinite(observation.loss) else "failed",
+        reason=observation.failure,
+        tokens=observation.tokens,
+        flops=observation.flops,
+        loss=observation.loss,
+        seconds=observation.seconds,
+        folder=observation.run,
+    )
