@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from ibnorm_megatron.files import write_json
 from ibnorm_megatron.lab.results import Analysis, At, Estimate, Multiplier, Observation, Paired, Surface, Verdict
 from ibnorm_megatron.lab.study import StudyConfig
 from ibnorm_megatron.lab.trials import Entry, Stage, Status, Trial
@@ -315,7 +315,7 @@ def study(folder: Path) -> ExampleStudy:
     path.write_text(STUDY)
     for number, entry in enumerate(entries()):
         (folder / entry.folder).mkdir(parents=True)
-        write_json(folder / entry.folder / "run_card.json", _card(number))
+        (folder / entry.folder / "run_card.json").write_text(json.dumps(_card(number)))
     return ExampleStudy(StudyConfig.model_validate(parse_yaml(STUDY)), path, folder)
 
 
