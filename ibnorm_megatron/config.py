@@ -74,7 +74,7 @@ def parse_config(
     values, problems = _read(Path(path))
     if problems:
         return None, problems
-    problems += _apply(overrides, values)
+    problems += apply_overrides(overrides, values)
     plugins, found = _plugins(values.pop("plugins", []))
     problems += found
     rooms: dict[str, Any] = {"plugins": plugins}
@@ -203,15 +203,16 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Problem]]:
     return values, []
 
 
-def _apply(overrides: Sequence[str], values: dict[str, Any]) -> list[Problem]:
-    """Set every ``a.b.c=value`` in the nested mapping ``values``."""
+def apply_overrides(overrides: Sequence[str], values: dict[str, Any], *, rooms: bool = True) -> list[Problem]:
+    """Set every ``a.b.c=value`` in the nested mapping ``values``; without ``rooms``, ``a=value`` as well."""
     problems = []
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().removeprefix("--").split(".")
-        if not equals or (len(keys) < 2 and keys != ["plugins"]) or not all(keys):
-            mend = "write it like train.steps=100"
-            problems.append(Problem("the override", repr(override), "it is not of the form room.field=value", mend))
+        if not equals or (rooms and len(keys) < 2 and keys != ["plugins"]) or not all(keys):
+            form, example = ("room.field=value", "train.steps=100") if rooms else ("field=value", "seeds=[1, 2, 3]")
+            why = f"it is not of the form {form}"
+            problems.append(Problem("the override", repr(override), why, f"write it like {example}"))
             continue
         try:
             problems += _set(values, keys, parse_yaml(text))

@@ -50,6 +50,12 @@ class ModelConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     init_std: float = Field(0.02, gt=0)
     scale_residual_init: bool = Field(True, description="divide the init of layers that write to the residual by sqrt(2 L)")
+    mup_base_width: int = Field(
+        0,
+        ge=0,
+        description="the hidden_size at which train.lr, weight_decay and init_std are meant; other widths follow by muP (Yang "
+        "et al., arXiv 2203.03466), as long as head_dim and ffn_hidden_size / hidden_size are the same. 0: no muP",
+    )
 
     @field_validator("num_key_value_heads")
     @classmethod
@@ -73,6 +79,11 @@ class ModelConfig(BaseModel):
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def width_ratio(self) -> float:
+        """By how much the model is wider than muP's base; 1 without muP."""
+        return self.hidden_size / self.mup_base_width if self.mup_base_width else 1.0
 
     def padded_vocab_size(self, tensor: int) -> int:
         """Rows of the embedding as built for ``tensor`` parallel ranks."""

@@ -17,6 +17,7 @@ from torch import nn
 from ..parallel.sharding import Sharding
 from .config import ModelConfig
 from .norm_slots import norms_of
+from .width import width_ratio
 
 
 def initialize(
@@ -30,7 +31,7 @@ def initialize(
 
     ``parameters`` are the module's, by the names that they have in the whole model. Matrices are normal with ``init_std``;
     those that write to the residual stream are divided by sqrt(2 L) if ``scale_residual_init`` (Radford et al. 2019, GPT-2,
-    section 2.3); vectors are zero.
+    section 2.3), and a layer's by the root of how much wider than muP's base they are (``width``); vectors are zero.
     """
     rank, ranks = dist.get_rank(tensor_group), dist.get_world_size(tensor_group)
     in_norms = {id(parameter) for norm in norms_of(module).values() for parameter in norm.parameters()}
@@ -43,7 +44,7 @@ def initialize(
                 parameter.zero_()
                 continue
             sharding = Sharding.of(parameter, ranks, model.vocab_size)
-            std = model.init_std
+            std = model.init_std / math.sqrt(width_ratio(parameter))
             if model.scale_residual_init and id(parameter) in to_residual:
                 std /= math.sqrt(2 * model.num_layers)
             generator = torch.Generator().manual_seed(xxhash.xxh3_64_intdigest(f"{seed} {name}".encode()) >> 1)

@@ -22,6 +22,7 @@ from .documents import document_ends
 from .init import initialize
 from .norm_slots import norm_output, norms_of, seed_norms
 from .spec import block_spec, check_norms, norm_slots, stage_layers, transformer_config
+from .width import parametrize
 
 
 class LanguageModel(nn.Module):
@@ -58,6 +59,7 @@ class LanguageModel(nn.Module):
         for parameter in self.gpt.parameters():  # torch.nn.Embedding, which holds learned positions, ignores params_dtype
             if parameter.dtype != config.params_dtype:
                 parameter.data = parameter.data.to(config.params_dtype)
+        parametrize(self.gpt, model.width_ratio)
         self._first_layer = stage_layers(model, groups).start
         self.tied_over_stages = self._mark_tied(model, groups)
         initialize(self.gpt, self.logical_parameters(), model, seed, groups.tensor)

@@ -228,9 +228,9 @@ class Engine:
         return safe_get_full_grad(parameter).float() / scale
 
     def set_learning_rate(self, lr: float) -> None:
-        """Set the learning rate of every parameter group."""
+        """Set the learning rate of every parameter group: its own ``lr_factor``, where it has one, times this."""
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
 
     @property
     def optimizer_state(self) -> OptimizerState:

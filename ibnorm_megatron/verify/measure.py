@@ -112,7 +112,8 @@ def _train(engine: Engine, config: Config, groups: Groups, choose_eps: bool, doc
         measured.losses.append(metrics.loss())
         measured.grad_norms.append(metrics.grad_norm())
         measured.labels.append(float(metrics.tokens))
-        measured.lrs.append(learning_rate(train, step))
+        # muP gives matrices another rate than the rest: bounds go by the largest.
+        measured.lrs.append(learning_rate(train, step) * max(1.0, 1 / config.model.width_ratio))
         measured.skipped += [step] * metrics.skipped
     measured.final = logical(engine.weight)
     measured.random = config.model.dropout > 0 or any(norm.draws for norm in norms_of(module).values())

@@ -1,0 +1,81 @@
+"""What makes a comparison of norms unfair, or its result mean less than it seems to. Judged by the study's file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .study import StudyConfig, Unfair
+
+#: Seeds below which a spread is hardly known.
+LEAST_SEEDS = 3
+
+
+def further_trials(config: StudyConfig) -> dict[str, int]:
+    """Trials of each arm after the grid, of one tuning seed: its lambdas, and rates between up to ``further_trials``."""
+    asked = config.tuning.further_trials if config.tuning else 0
+    return {name: max(asked, len(arm.lambdas)) if config.tuning else 0 for name, arm in config.arms.items()}
+
+
+def unfair(config: StudyConfig) -> list[tuple[Unfair, str]]:
+    """Every way in which this design is unfair, whether the study allows it or not: name and sentence."""
+    return [*_trials(config), *_design(config), *_tuning(config)]
+
+
+def _trials(config: StudyConfig) -> Iterator[tuple[Unfair, str]]:
+    """Everybody gets the grid, so that what follows it is all in which arms can differ."""
+    counts = further_trials(config)
+    tuned = {name: count for name, count in counts.items() if config.arms[name].lambdas}
+    most = max(counts.values())
+    behind = [name for name, count in counts.items() if count < most and name not in tuned]
+    if behind:
+        ahead = ", ".join(name for name, count in tuned.items() if count == most)
+        yield (
+            "one_arms_lambda",
+            f"{ahead} gets {most} trials of lambda after the grid, and {', '.join(behind)} only {counts[behind[0]]} of its "
+            f"learning rate: set tuning.further_trials to {most}",
+        )
+    if len(set(tuned.values())) > 1:
+        shown = ", ".join(f"{name} {count}" for name, count in tuned.items())
+        yield (
+            "unequal_trials",
+            f"arms whose lambda is tuned do not have equally many trials after the grid ({shown}): set tuning.further_trials "
+            f"to {most}, or give each as many lambdas",
+        )
+
+
+def _design(config: StudyConfig) -> Iterator[tuple[Unfair, str]]:
+    if config.control is None:
+        yield (
+            "no_control",
+            "no arm is the baseline by another code path, so nobody knows the noise of the comparison itself: add an arm of "
+            "norm ibnorm_identity and name it in control",
+        )
+    if len(config.seeds) < LEAST_SEEDS:
+        what = "is one seed" if len(config.seeds) == 1 else f"are {len(config.seeds)} seeds"
+        yield "few_seeds", f"there {what}, and differences of this size come and go with the seed: give {LEAST_SEEDS} or more"
+    if len(config.sizes) == 1:
+        yield "one_size", "there is one size, so nothing can be said of another: give at least two"
+
+
+def _tuning(config: StudyConfig) -> Iterator[tuple[Unfair, str]]:
+    if config.tuning is None:
+        yield (
+            "untuned",
+            "learning rates are not tuned, and the best one of one norm is not that of another: give tuning.learning_rates",
+        )
+    elif len(config.tuning.learning_rates) == 1:
+        yield "untuned", "tuning.learning_rates is a single one, in which nothing can be best: give three or more"
+    largest = list(config.sizes)[-1]
+    if not config.transfer.check_factors and tuned_size(config) != largest:
+        yield (
+            "unchecked_transfer",
+            f"whether the transferred learning rate is near the best at {largest} is not checked: give transfer.check_factors",
+        )
+
+
+def tuned_size(config: StudyConfig) -> str:
+    """The size at which learning rates are tuned."""
+    given = config.tuning.size if config.tuning else None
+    return given or next(iter(config.sizes))
