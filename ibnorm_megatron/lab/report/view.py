@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..results import Analysis, Estimate, Multiplier, Observation, Paired, Verdict
+from ..rules import Recipe
 from ..study import StudyConfig
 from ..trials import Entry, Trial
 from . import words
@@ -22,13 +23,24 @@ REALISED = "sigma_over_lambda"
 class StudyLike(Protocol):
     """What the report asks of a study."""
 
-    config: StudyConfig
-    path: Path
-    folder: Path
+    @property
+    def config(self) -> StudyConfig: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def folder(self) -> Path: ...
 
     @property
     def overridden(self) -> Sequence[tuple[str, str]]:
         """What is unfair in the design and was wanted all the same: names and sentences."""
+        ...
+
+    @property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """Batch, warm-up and steps by size."""
+        ...
 
 
 class Choice(Protocol):
@@ -56,10 +68,19 @@ class DueLike(Protocol):
     @property
     def choices(self) -> Mapping[str, Choice]: ...
 
+    @property
+    def lost(self) -> Sequence[tuple[Trial, str]]: ...
+
+    @property
+    def unfair(self) -> Sequence[tuple[str, str]]: ...
+
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table of runs. ``anchor`` is its place in the page; ``trial`` and ``entry`` are missing for a foreign result."""
+    """A row of the table of runs. ``anchor`` is its place in the page; ``trial`` and ``entry`` are missing for a foreign result.
+
+    ``superseded``: it failed, and the ledger has a later try; it is shown, and counted nowhere.
+    """
 
     anchor: str
     arm: str
@@ -75,6 +96,7 @@ class Run:
     folder: str
     trial: Trial | None = None
     entry: Entry | None = None
+    superseded: bool = False
 
     @property
     def title(self) -> str:
@@ -128,7 +150,8 @@ class View:
         """Every run: those of the ledger, and observations that are not in it."""
         known = {(entry.trial.arm, entry.trial.size, entry.trial.seed, entry.tokens) for entry in self.entries}
         foreign = [each for each in self.analysis.observations if (each.arm, each.size, each.seed, each.tokens) not in known]
-        made = [_of_entry(entry, f"run-{number}") for number, entry in enumerate(self.entries, 1)]
+        last = {entry.key: number for number, entry in enumerate(self.entries)}
+        made = [_of_entry(entry, f"run-{number + 1}", last[entry.key] != number) for number, entry in enumerate(self.entries)]
         return (*made, *(_foreign(each, f"run-{number}") for number, each in enumerate(foreign, len(made) + 1)))
 
     @cached_property
@@ -143,12 +166,12 @@ class View:
     @cached_property
     def _anchors(self) -> dict[tuple[str, str, int, int], str]:
         # Trials of tuning may have a main run's size, seed and length: the main run comes last and wins.
-        ordered = sorted(self.runs, key=lambda run: run.stage == "main")
+        ordered = sorted(self.runs, key=lambda run: (run.stage == "main", not run.superseded))
         return {(run.arm, run.size, run.seed, run.tokens): run.anchor for run in ordered}
 
     def of(self, arm: str, *stages: str) -> list[Run]:
         """An arm's runs of some stages; of all, where none is named."""
-        return [run for run in self.runs if run.arm == arm and (not stages or run.stage in stages)]
+        return [run for run in self.runs if run.arm == arm and not run.superseded and (not stages or run.stage in stages)]
 
     def multiplier(self, arm: str) -> Multiplier | None:
         """An arm's compute multiplier."""
@@ -187,7 +210,7 @@ class View:
         return choices.get(arm)
 
 
-def _of_entry(entry: Entry, anchor: str) -> Run:
+def _of_entry(entry: Entry, anchor: str, superseded: bool) -> Run:
     trial, nan = entry.trial, math.nan
     return Run(
         anchor=anchor,
@@ -204,6 +227,7 @@ def _of_entry(entry: Entry, anchor: str) -> Run:
         folder=entry.folder,
         trial=trial,
         entry=entry,
+        superseded=superseded,
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from ibnorm_megatron.lab.results import Analysis, At, Estimate, Multiplier, Observation, Paired, Surface, Verdict
+from ibnorm_megatron.lab.rules import Recipe, recipe_of
 from ibnorm_megatron.lab.study import StudyConfig
 from ibnorm_megatron.lab.trials import Entry, Stage, Status, Trial
+from ibnorm_megatron.yaml12 import parse_yaml
 
 BASELINE, CONTROL = "layernorm", "identity"
 #: Compute multiplier and slowdown of every arm.
@@ -61,6 +63,7 @@ class ExampleStudy:
     config: StudyConfig
     path: Path
     folder: Path
+    recipes: dict[str, Recipe]
     overridden: tuple[tuple[str, str], ...] = (("unchecked_transfer", "the learning rate is not checked at the largest size"),)
 
 
@@ -80,6 +83,8 @@ class ExampleDue:
     stage: str | None = None
     total_estimate: int = 0
     choices: dict[str, ExampleChoice] = field(default_factory=dict)
+    lost: tuple[tuple[Trial, str], ...] = ()
+    unfair: tuple[tuple[str, str], ...] = ()
 
 
 def true_loss(parameters: float, tokens: float, multiplier: float = 1.0) -> float:
@@ -266,7 +271,7 @@ def entries(*, realised: bool = True) -> list[Entry]:
                 loss,
                 seconds,
                 found,
-                {},
+                _matching(len(made)),
                 f"{day}:00:00+00:00",
                 f"{day}:09:00+00:00",
             )
@@ -307,26 +312,26 @@ def due() -> ExampleDue:
 
 
 def study(folder: Path) -> ExampleStudy:
-    """The study's file, and a run card of every run."""
-    from ibnorm_megatron.yaml12 import parse_yaml
-
+    """The study's file and what was read from it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "example.yaml"
     path.write_text(STUDY)
-    for number, entry in enumerate(entries()):
-        (folder / entry.folder).mkdir(parents=True)
-        (folder / entry.folder / "run_card.json").write_text(json.dumps(_card(number)))
-    return ExampleStudy(StudyConfig.model_validate(parse_yaml(STUDY)), path, folder)
+    recipes = {size: recipe_of(parameters, HORIZONS, 256) for size, parameters in SIZES.items()}
+    return ExampleStudy(StudyConfig.model_validate(parse_yaml(STUDY)), path, folder, recipes)
 
 
-def _card(number: int) -> dict[str, object]:
-    """Of two commits: a study that went on after a mend."""
+def _matching(number: int) -> dict[str, Any]:
+    """What a run recorded of itself; of two commits, for a study that went on after a mend."""
+    commit = ("c7c7af444b" if number < 40 else "9d2e11aa07") * 4
     return {
-        "ibnorm_megatron": "0.1.0",
-        "git": {"commit": ("c7c7af444b" if number < 40 else "9d2e11aa07") * 4, "changed": number == 3},
-        "python": "3.11.7",
-        "libraries": {"torch": "2.13.0+cpu", "megatron-core": "0.16.1"},
-        "hardware": {"gpu": None, "machine": "x86_64", "cpus": 2, "threads": 1, "system": "linux"},
-        "started": "2026-01-05T10:00:00+00:00",
-        "data": {"hash": "351989b08be4a7fe", "tokenizer": "3ee74e0bd739fd07", "train_tokens": 512077, "validation_tokens": 35564},
+        "steps": 240,
+        "batch_tokens": 4096,
+        "data": "351989b08be4a7fe",
+        "tokenizer": "3ee74e0bd739fd07",
+        "code": {"version": "0.1.0", "commits": [commit + (" with changes" if number == 3 else "")]},
+        "machine": {
+            "hardware": {"gpu": None, "machine": "x86_64", "cpus": 2, "threads": 1, "system": "linux"},
+            "libraries": {"torch": "2.13.0+cpu", "megatron-core": "0.16.1"},
+            "python": "3.11.7",
+        },
     }

@@ -20,9 +20,9 @@ def log_axis(axis: Any, say: Callable[[float], str], ticks: int = 6) -> None:
     """A logarithmic axis: its ticks at powers of ten, or between them where it is short."""
     low, high = sorted(axis.get_view_interval())
     decades = math.log10(high / low)
-    if decades >= 1.7:
+    if decades >= 2.3:
         step = max(1, math.ceil(decades / ticks))
-        axis.set_major_locator(LogLocator(base=10.0 ** step if step > 1 else 10.0, numticks=20))
+        axis.set_major_locator(LogLocator(base=10.0**step if step > 1 else 10.0, numticks=20))
     else:
         axis.set_major_locator(LogLocator(base=10.0, subs=(1, 2, 5) if decades > 0.5 else (1, 1.5, 2, 3, 4, 5, 7), numticks=20))
     axis.set_minor_locator(NullLocator())

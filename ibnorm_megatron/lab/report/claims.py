@@ -1,0 +1,91 @@
+"""What the study supports, at which level, and what it says nothing about. The words are fixed: see :data:`VOCABULARY`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..results import Level
+from . import words
+from .view import View
+
+#: What the words mean, in the order of the card.
+VOCABULARY: Mapping[Level, str] = MappingProxyType(
+    {
+        "better": "significantly so at the 5 % level after Holm's correction over arms",
+        "worse": "significantly so at the 5 % level after Holm's correction over arms",
+        "equivalent": "the two one-sided tests exclude a difference as large as the margin",
+        "undecided": "the data allow a difference, and none: this is no proof of equality",
+        "failed": "no loss to compare",
+    }
+)
+GLYPHS: Mapping[Level, str] = MappingProxyType({"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "failed": "✕"})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An arm's line on the card."""
+
+    arm: str
+    level: Level
+    supported: bool
+    evidence: tuple[str, ...]
+
+
+def claims(view: View) -> list[Claim]:
+    """One claim an arm, the supported ones first."""
+    made = [
+        Claim(verdict.arm, verdict.level, verdict.level in ("better", "worse", "equivalent"), _evidence(view, verdict.arm))
+        for verdict in view.analysis.verdicts
+    ]
+    return sorted(made, key=lambda claim: list(VOCABULARY).index(claim.level))
+
+
+def _evidence(view: View, arm: str) -> tuple[str, ...]:
+    found, pair = view.multiplier(arm), view.together(arm)
+    lines = []
+    if found:
+        lines.append(f"compute {words.gain(found.mean)}, Holm p {words.p_value(found.p_holm)}")
+        if found.in_seconds:
+            lines.append(f"wall-clock {words.gain(found.in_seconds)}")
+    if pair:
+        holm, tost = words.p_value(pair.p_holm), words.p_value(pair.p_equivalent)
+        value = words.with_interval(pair.by_t, sign=True)
+        lines.append(f"paired loss {value} nats, {words.plural(pair.pairs, 'pair')}, Holm p {holm}, TOST p {tost}")
+    lost = [run for run in view.of(arm, "main") if run.status != "complete"]
+    if lost:
+        ends = words.listing(sorted({run.status for run in lost}))
+        lines.append(f"{words.plural(len(lost), 'run')} of {len(view.of(arm, 'main'))} {ends}")
+    return tuple(lines)
+
+
+def silent(view: View) -> list[str]:
+    """What the study cannot say, from what it has tried."""
+    seen = [each for each in view.analysis.observations if math.isfinite(each.loss)]
+    found = []
+    if seen:
+        parameters, flops = max(each.parameters for each in seen), max(each.flops for each in seen)
+        sizes = words.plural(len({each.size for each in seen}), "size")
+        found.append(
+            f"Beyond {words.count(parameters)} parameters and {words.power(flops)} FLOPs: {sizes} were trained, and "
+            "everything further is an extrapolation of the fitted surface."
+        )
+        low, high = min(each.horizon for each in seen), max(each.horizon for each in seen)
+        lengths = f"{low:.3g}" if math.isclose(low, high, rel_tol=0.05) else f"{low:.3g} to {high:.3g}"
+        found.append(f"At other lengths of training than {lengths} tokens a parameter.")
+        seeds = len({each.seed for each in seen})
+        found.append(f"Of rare events, such as a divergence in one run of a hundred: there {'is' if seeds == 1 else 'are'} {words.plural(seeds, 'seed')} a cell.")
+    data = sorted({str(entry.matching["data"]) for entry in view.entries if entry.matching.get("data")})
+    found.append(f"On other data{' than ' + words.listing(data) if data else ''}, other tokenizers, other architectures, or tasks behind the loss.")
+    rates = sorted({run.trial.learning_rate for run in view.runs if run.trial and run.stage in ("tune", "further")})
+    found.append(
+        f"With other tuning: learning rates were {words.rate(rates[0])} to {words.rate(rates[-1])}, and every other "
+        "hyper-parameter was the same in all arms."
+        if rates
+        else "With other tuning: what was tuned, and how, is not recorded here."
+    )
+    if any(each.slowdown for each in view.analysis.multipliers) or view.entries:
+        found.append("What a step costs on other hardware, at other shapes, or with other kernels.")
+    return found
