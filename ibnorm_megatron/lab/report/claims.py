@@ -21,7 +21,7 @@ VOCABULARY: Mapping[Level, str] = MappingProxyType(
         "failed": "no loss to compare",
     }
 )
-GLYPHS: Mapping[Level, str] = MappingProxyType({"better": "▲", "worse": "▼", "equivalent": "=", "undecided": "?", "failed": "✕"})
+GLYPHS: Mapping[Level, str] = MappingProxyType({"better": "+", "worse": words.MINUS, "equivalent": "=", "undecided": "?", "failed": "!"})
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,22 @@ def _evidence(view: View, arm: str) -> tuple[str, ...]:
     found, pair = view.multiplier(arm), view.together(arm)
     lines = []
     if found:
-        lines.append(f"compute {words.gain(found.mean)}, Holm p {words.p_value(found.p_holm)}")
+        lines.append(f"compute {words.gain(found.mean)}, {_p(found.p_holm, found.p_u0)}")
         if found.in_seconds:
             lines.append(f"wall-clock {words.gain(found.in_seconds)}")
     if pair:
-        holm, tost = words.p_value(pair.p_holm), words.p_value(pair.p_equivalent)
-        value = words.with_interval(pair.by_t, sign=True)
-        lines.append(f"paired loss {value} nats, {words.plural(pair.pairs, 'pair')}, Holm p {holm}, TOST p {tost}")
+        value, pairs = words.with_interval(pair.by_t, sign=True), words.plural(pair.pairs, "pair")
+        lines.append(f"paired loss {value} nats, {pairs}, {_p(pair.p_holm, pair.p)}, TOST p {words.p_value(pair.p_equivalent)}")
     lost = [run for run in view.of(arm, "main") if run.status != "complete"]
     if lost:
         ends = words.listing(sorted({run.status for run in lost}))
         lines.append(f"{words.plural(len(lost), 'run')} of {len(view.of(arm, 'main'))} {ends}")
     return tuple(lines)
+
+
+def _p(holm: float, single: float) -> str:
+    """After Holm's correction; before it for the control, which is none of the arms it corrects over."""
+    return f"Holm p {words.p_value(holm)}" if math.isfinite(holm) else f"p {words.p_value(single)}"
 
 
 def silent(view: View) -> list[str]:

@@ -51,7 +51,7 @@ def _shown(view: View, plan: Plan) -> Shown:
 
 
 def _forest_caption(view: View) -> str:
-    margin = words.percent(view.analysis.equivalence).removeprefix("+").replace(".0", "")
+    margin = words.margin(view.analysis.equivalence)
     text = "Lines are 95 % intervals, Student’s where losses are paired; the thin line below is the sign-flip permutation test’s."
     fitted = f" Dashed: the margin of {margin} below which a difference is called none." if view.analysis.multipliers else ""
     control = view.analysis.control

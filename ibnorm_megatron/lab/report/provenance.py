@@ -16,7 +16,7 @@ from .view import View
 #: Name -> what of an entry's ``matching`` it is.
 _FACTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "program": lambda facts: facts.get("code", {}).get("version"),
-    "commit": lambda facts: facts.get("code", {}).get("commits") or None,
+    "commit": lambda facts: [_short(commit) for commit in facts.get("code", {}).get("commits", ())] or None,
     "python": lambda facts: facts.get("machine", {}).get("python"),
     "libraries": lambda facts: facts.get("machine", {}).get("libraries"),
     "hardware": lambda facts: facts.get("machine", {}).get("hardware"),
@@ -53,6 +53,12 @@ def _said(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_said, value))
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(commit: str) -> str:
+    """Ten digits of a commit's hash, and what is said behind it."""
+    digits, space, rest = commit.partition(" ")
+    return digits[:10] + space + rest
 
 
 def _minute(time: str) -> str:

@@ -149,7 +149,7 @@ def chosen(view: View) -> Table | None:
                 Cell(f"{tuning.trials(view, arm)}", tone="strong"),
             )
         )
-    columns = ("<arm", "chosen rate", "chosen lambda", "best rate at the norm's own lambda", "its loss", "on the grid", "further", "trials")
+    columns = ("<arm", "chosen rate", "chosen lambda", "best at own lambda", "its loss", "on the grid", "further", "trials")
     return Table("What tuning chose, and after how many trials", columns, tuple(rows))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from ..results import Estimate
@@ -126,6 +127,21 @@ def with_interval(estimate: Estimate | None, digits: int = 4, *, sign: bool = Fa
 
 def _plain(value: float, digits: int) -> str:
     return loss(value, digits) if not math.isinf(value) else difference(value)
+
+
+def margin(share: float) -> str:
+    """A share that somebody has chosen: 0.01 as 1 %."""
+    return f"{100 * share:.3g}{THIN}%"
+
+
+def typeset(sentence: str) -> str:
+    """A sentence that was made for a terminal: real minus signs, powers of ten, and no line that begins with a per cent sign."""
+    sentence = re.sub(r"(?<![\w.-])(\d(?:\.\d+)?)e\+(\d+)", lambda found: _raised(found[1], found[2]), sentence)
+    return re.sub(r"(?<![\w.)-])-(?=\d)", MINUS, re.sub(r"(?<=\d) %", f"{THIN}%", sentence))
+
+
+def _raised(mantissa: str, exponent: str) -> str:
+    return f"{mantissa}{THIN}×{THIN}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
 def listing(words: Sequence[str]) -> str:
