@@ -21,7 +21,9 @@ VOCABULARY: Mapping[Level, str] = MappingProxyType(
         "failed": "no loss to compare",
     }
 )
-GLYPHS: Mapping[Level, str] = MappingProxyType({"better": "+", "worse": words.MINUS, "equivalent": "=", "undecided": "?", "failed": "!"})
+GLYPHS: Mapping[Level, str] = MappingProxyType(
+    {"better": "+", "worse": words.MINUS, "equivalent": "=", "undecided": "?", "failed": "!"}
+)
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,13 @@ def silent(view: View) -> list[str]:
         lengths = f"{low:.3g}" if math.isclose(low, high, rel_tol=0.05) else f"{low:.3g} to {high:.3g}"
         found.append(f"At other lengths of training than {lengths} tokens a parameter.")
         seeds = len({each.seed for each in seen})
-        found.append(f"Of rare events, such as a divergence in one run of a hundred: there {'is' if seeds == 1 else 'are'} {words.plural(seeds, 'seed')} a cell.")
+        found.append(
+            f"Of rare events, such as a divergence in one run of a hundred: there {'is' if seeds == 1 else 'are'} {words.plural(seeds, 'seed')} a cell."
+        )
     data = sorted({str(entry.matching["data"]) for entry in view.entries if entry.matching.get("data")})
-    found.append(f"On other data{' than ' + words.listing(data) if data else ''}, other tokenizers, other architectures, or tasks behind the loss.")
+    found.append(
+        f"On other data{' than ' + words.listing(data) if data else ''}, other tokenizers, other architectures, or tasks behind the loss."
+    )
     rates = sorted({run.trial.learning_rate for run in view.runs if run.trial and run.stage in ("tune", "further")})
     found.append(
         f"With other tuning: learning rates were {words.rate(rates[0])} to {words.rate(rates[-1])}, and every other "

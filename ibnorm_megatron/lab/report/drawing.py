@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from .style import LIGHT, STAND_INS
 
 #: Inches. The page shows them a third larger, and takes the narrow drawing where the wide one's text would be too small.
-WIDE, NARROW = 7.9, 3.75
+WIDE, NARROW = 7.9, 3.5
 
 _DPI = 160
-_TITLES_OF_LINKS = re.compile(r'<a xlink:href="#([^"]+)">')
+_TITLES_OF_LINKS = re.compile(r'<a xlink:href="#([^"]+)"[^>]*>')
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,9 @@ def _for_page(svg: str, name: str, titles: Mapping[str, str]) -> str:
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     svg = re.sub(r'<use xlink:href="#', f'<use xlink:href="#{name}-', svg)
     svg = re.sub(r' (width|height)="[^"]*pt"', "", svg, count=2)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg, count=1)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', svg, count=1
+    )
     for role, colour in STAND_INS.items():
         svg = svg.replace(colour, f"var(--{role})")
     # A picture of a hundred runs is no hundred stops of the tabulator key: the table of runs has them.

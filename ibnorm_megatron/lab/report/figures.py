@@ -52,10 +52,14 @@ def _shown(view: View, plan: Plan) -> Shown:
 
 def _forest_caption(view: View) -> str:
     margin = words.margin(view.analysis.equivalence)
-    text = "Lines are 95 % intervals, Student’s where losses are paired; the thin line below is the sign-flip permutation test’s."
+    text = (
+        "Lines are 95 % intervals, Student’s where losses are paired; the thin line below is the sign-flip permutation test’s."
+    )
     fitted = f" Dashed: the margin of {margin} below which a difference is called none." if view.analysis.multipliers else ""
     control = view.analysis.control
-    band = f" Grey band: {control}, the baseline by another code path: what this comparison shows where there is nothing to show."
+    band = (
+        f" Grey band: {control}, the baseline by another code path: what this comparison shows where there is nothing to show."
+    )
     return text + fitted + (band if control else " There is no identity control, so the comparison’s own noise is not known.")
 
 
@@ -135,23 +139,29 @@ _PLANS = (
         "difference",
         scaling.draw_difference,
         scaling.lacks_difference,
-        lambda view: f"Loss minus that of {view.analysis.baseline}, paired by size, length and seed. Bands: Student’s 95 % interval.",
+        lambda view: (
+            f"Loss minus that of {view.analysis.baseline}, paired by size, length and seed. Bands: Student’s 95 % interval."
+        ),
         _difference_description,
     ),
     Plan(
         "multiplier",
         multipliers.draw,
         multipliers.lacks,
-        lambda view: "Bands: 95 % intervals of the cluster bootstrap. Hatched: extrapolation, which no run has seen. Grey: the "
-        "margin of equivalence. Ticks at the bottom: each size’s longest run.",
+        lambda view: (
+            "Bands: 95 % intervals of the cluster bootstrap. Hatched: extrapolation, which no run has seen. Grey: the "
+            "margin of equivalence. Ticks at the bottom: each size’s longest run."
+        ),
         _multiplier_description,
     ),
     Plan(
         "tuning",
         tuning.draw,
         tuning.lacks,
-        lambda view: "Mean validation loss over tuning seeds, at the norm’s own lambda. The colour is how far above the arm’s "
-        "best it is, the frame is the rate that was chosen; div.: diverged.",
+        lambda view: (
+            "Mean validation loss over tuning seeds, at the norm’s own lambda. The colour is how far above the arm’s "
+            "best it is, the frame is the rate that was chosen; div.: diverged."
+        ),
         _tuning_description,
     ),
     Plan(
@@ -165,21 +175,27 @@ _PLANS = (
         "realised",
         tuning.draw_realised,
         tuning.lacks_realised,
-        lambda view: "The same trials over the ratio of the activations’ spread to lambda that came of it, mean over norm sites.",
+        lambda view: (
+            "The same trials over the ratio of the activations’ spread to lambda that came of it, mean over norm sites."
+        ),
         _strength_description,
     ),
     Plan(
         "cost",
         cost.draw,
         cost.lacks,
-        lambda view: f"A point is a run against that of {view.analysis.baseline} of the same size, length and seed; a line is the median.",
+        lambda view: (
+            f"A point is a run against that of {view.analysis.baseline} of the same size, length and seed; a line is the median."
+        ),
         _cost_description,
     ),
     Plan(
         "stability",
         stability.draw,
         stability.lacks,
-        lambda view: "Main runs: hollow, the run’s median gradient norm; filled, its largest; a cross at the right, a run that diverged.",
+        lambda view: (
+            "Main runs: hollow, the run’s median gradient norm; filled, its largest; a cross at the right, a run that diverged."
+        ),
         lambda view: "Gradient norms of every main run; the table has the numbers.",
     ),
 )

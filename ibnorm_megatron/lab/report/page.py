@@ -44,9 +44,7 @@ class Scale:
     what: str
 
 
-def write(
-    analysis: Analysis, study: StudyLike | None, entries: Sequence[Entry], due: DueLike | None, folder: Path
-) -> Path:
+def write(analysis: Analysis, study: StudyLike | None, entries: Sequence[Entry], due: DueLike | None, folder: Path) -> Path:
     """Write ``folder/report/``: index.html, a PNG of every picture, analysis.json and observations.csv.
 
     Args:
@@ -158,7 +156,9 @@ def _unfinished(view: View) -> str:
     if view.due is None or view.due.finished:
         return ""
     done = sum(not run.superseded for run in view.runs)
-    return f"Not finished: {done:,} of about {words.plural(view.due.total_estimate, 'run')} have ended. Verdicts may still change."
+    return (
+        f"Not finished: {done:,} of about {words.plural(view.due.total_estimate, 'run')} have ended. Verdicts may still change."
+    )
 
 
 def _scale(view: View) -> Scale:

@@ -42,7 +42,12 @@ def facts(view: View) -> list[tuple[str, str]]:
         found.append(("time", f"{_minute(min(start for start, _ in times))} to {_minute(max(end for _, end in times))} UTC"))
     if view.entries:
         flops = sum(entry.flops for entry in view.entries)
-        found.append(("compute", f"{words.power(flops)} FLOPs in {words.plural(len(view.entries), 'run')}; branches count their trunk's part"))
+        found.append(
+            (
+                "compute",
+                f"{words.power(flops)} FLOPs in {words.plural(len(view.entries), 'run')}; branches count their trunk's part",
+            )
+        )
     return found
 
 
@@ -96,7 +101,17 @@ def shapes(view: View) -> Table | None:
             )
         )
     horizons = " / ".join(f"{horizon:g}" for horizon in view.study.config.horizons)
-    columns = ("<size", "N", "layers", "width", "heads", "MLP", "tokens a step", "warm-up steps", f"steps at {horizons} tokens a parameter")
+    columns = (
+        "<size",
+        "N",
+        "layers",
+        "width",
+        "heads",
+        "MLP",
+        "tokens a step",
+        "warm-up steps",
+        f"steps at {horizons} tokens a parameter",
+    )
     return Table("Sizes, the same in all arms", columns, tuple(rows))
 
 

@@ -1,8 +1,8 @@
 """Colours and markers of arms, the same in every picture and table.
 
-Colours are Okabe and Ito's (Color Universal Design, 2008), which people with any of the common kinds of colour blindness can
-tell apart, made darker on white and lighter on black until they have a contrast of 3 to 1 (WCAG 2.2, 1.4.11). No arm is told
-by its colour alone: it has a marker, too, and its name.
+Colours have the hues of Okabe and Ito's (Color Universal Design, 2008). Their lightness was searched for: on the page's ground
+each has a contrast of 3 to 1 (WCAG 2.2, 1.4.11), and the first six stay apart for people who lack one kind of cone, as
+Machado et al. (IEEE TVCG 15, 2009) compute what they see. No arm is told by its colour alone: it has a marker and its name.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LIGHT: Mapping[str, str] = MappingProxyType(
         "band": "#aab4bb",
         "bad": "#b3261e",
         "heat": "#0072b2",
-        "arm0": "#4a545c",
-        "arm1": "#0072b2",
-        "arm2": "#c65400",
-        "arm3": "#008360",
-        "arm4": "#b0548a",
-        "arm5": "#a87400",
-        "arm6": "#2b93d1",
-        "arm7": "#6a4fb3",
+        "arm0": "#3e3f40",
+        "arm1": "#004f99",
+        "arm2": "#cf801c",
+        "arm3": "#139d64",
+        "arm4": "#c07eb1",
+        "arm5": "#673808",
+        "arm6": "#037dfc",
+        "arm7": "#9183da",
     }
 )
 DARK: Mapping[str, str] = MappingProxyType(
@@ -40,14 +40,14 @@ DARK: Mapping[str, str] = MappingProxyType(
         "band": "#6d7880",
         "bad": "#ff8a80",
         "heat": "#3ea5e6",
-        "arm0": "#aeb8bf",
-        "arm1": "#3ea5e6",
-        "arm2": "#f08a3c",
-        "arm3": "#2fc79a",
-        "arm4": "#e596c4",
-        "arm5": "#e8b738",
-        "arm6": "#8fd0f7",
-        "arm7": "#a893e8",
+        "arm0": "#79888c",
+        "arm1": "#08a5fd",
+        "arm2": "#d3750b",
+        "arm3": "#01d994",
+        "arm4": "#ffacd7",
+        "arm5": "#f1d839",
+        "arm6": "#4588c6",
+        "arm7": "#bdaef0",
     }
 )
 #: Colours that stand for the variables in a drawing, to be replaced by them: no picture uses these by itself.
@@ -55,9 +55,7 @@ STAND_INS: Mapping[str, str] = MappingProxyType({role: f"#00a0{number:02x}" for 
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 #: The same marks in text.
-GLYPHS: Mapping[str, str] = MappingProxyType(
-    {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "*": "★"}  # noqa: RUF001
-)
+GLYPHS: Mapping[str, str] = MappingProxyType({"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼", "P": "✚", "X": "✖", "*": "★"})
 _COLOURS = 8
 
 

@@ -52,7 +52,16 @@ def multipliers(view: View) -> Table | None:
     found = [each for arm in forest.rows(view) if (each := view.multiplier(arm))]
     if not found:
         return None
-    columns = ("<arm", "compute gained", "p (Holm)", "change a decade", "p of it", "slowdown", "gained by wall-clock", "largest left out")
+    columns = (
+        "<arm",
+        "compute gained",
+        "p (Holm)",
+        "change a decade",
+        "p of it",
+        "slowdown",
+        "gained by wall-clock",
+        "largest left out",
+    )
     decade = math.log(10)
     rows = tuple(
         (
@@ -76,7 +85,17 @@ def _exponential(estimate: forest.Estimate) -> forest.Estimate:
 
 def paired(view: View) -> Table | None:
     """Every arm's paired differences: all together, then by cell."""
-    columns = ("<arm", "<size", "tokens a parameter", "pairs", "difference, Student's t", "sign flips", "p", "p (Holm)", "p of TOST")
+    columns = (
+        "<arm",
+        "<size",
+        "tokens a parameter",
+        "pairs",
+        "difference, Student's t",
+        "sign flips",
+        "p",
+        "p (Holm)",
+        "p of TOST",
+    )
     rows = []
     for arm in forest.rows(view):
         together = view.together(arm)
@@ -94,7 +113,11 @@ def paired(view: View) -> Table | None:
                     Cell(words.p_value(each.p_equivalent), title=f"against {words.loss(each.margin)} nats"),
                 )
             )
-    return Table("Loss minus the baseline's, nats a token, paired by size, length and seed", columns, tuple(rows)) if rows else None
+    return (
+        Table("Loss minus the baseline's, nats a token, paired by size, length and seed", columns, tuple(rows))
+        if rows
+        else None
+    )
 
 
 def losses(view: View) -> Table | None:
@@ -174,7 +197,11 @@ def checked(view: View) -> Table | None:
                 )
             )
     columns = ("<arm", "<size", "learning rate", "loss", "above the transferred rate's")
-    return Table("Whether the learning rate transferred: red where another rate was better", columns, tuple(rows)) if rows else None
+    return (
+        Table("Whether the learning rate transferred: red where another rate was better", columns, tuple(rows))
+        if rows
+        else None
+    )
 
 
 def strengths(view: View) -> Table | None:
@@ -213,7 +240,9 @@ def costs(view: View) -> Table | None:
                         Cell(words.percent(share).removeprefix("+")),
                     )
                 )
-    return Table("Medians over runs", ("<arm", "<size", "tokens a second", "peak memory a rank", "norms' share of a step"), tuple(rows))
+    return Table(
+        "Medians over runs", ("<arm", "<size", "tokens a second", "peak memory a rank", "norms' share of a step"), tuple(rows)
+    )
 
 
 def stabilities(view: View) -> Table | None:
@@ -236,7 +265,16 @@ def stabilities(view: View) -> Table | None:
                 Cell(words.rate(max(figures[stability.MAXIMUM])) if figures[stability.MAXIMUM] else words.DASH),
             )
         )
-    columns = ("<arm", "complete", "diverged", "failed", "spikes", "skipped steps", "median gradient norm", "largest gradient norm")
+    columns = (
+        "<arm",
+        "complete",
+        "diverged",
+        "failed",
+        "spikes",
+        "skipped steps",
+        "median gradient norm",
+        "largest gradient norm",
+    )
     return Table("Runs of all stages", columns, tuple(rows))
 
 

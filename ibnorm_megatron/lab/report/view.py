@@ -77,7 +77,8 @@ class DueLike(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table of runs. ``anchor`` is its place in the page; ``trial`` and ``entry`` are missing for a foreign result.
+    """A row of the table of runs. ``anchor`` is its place in the page; A run of the ledger has ``trial`` and ``entry``, any other its
+    ``observation``.
 
     ``superseded``: it failed, and the ledger has a later try; it is shown, and counted nowhere.
     """
@@ -96,6 +97,7 @@ class Run:
     folder: str
     trial: Trial | None = None
     entry: Entry | None = None
+    observation: Observation | None = None
     superseded: bool = False
 
     @property
@@ -148,8 +150,8 @@ class View:
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """Every run: those of the ledger, and observations that are not in it."""
-        known = {(entry.trial.arm, entry.trial.size, entry.trial.seed, entry.tokens) for entry in self.entries}
-        foreign = [each for each in self.analysis.observations if (each.arm, each.size, each.seed, each.tokens) not in known]
+        known = {entry.folder for entry in self.entries}
+        foreign = [each for each in self.analysis.observations if each.run not in known]
         last = {entry.key: number for number, entry in enumerate(self.entries)}
         made = [_of_entry(entry, f"run-{number + 1}", last[entry.key] != number) for number, entry in enumerate(self.entries)]
         return (*made, *(_foreign(each, f"run-{number}") for number, each in enumerate(foreign, len(made) + 1)))
@@ -161,13 +163,13 @@ class View:
 
     def anchor_of(self, observation: Observation) -> str:
         """The place of an observation's run in the page."""
-        return self._anchors[observation.arm, observation.size, observation.seed, observation.tokens]
+        return self._anchors[_identity(observation)]
 
     @cached_property
-    def _anchors(self) -> dict[tuple[str, str, int, int], str]:
-        # Trials of tuning may have a main run's size, seed and length: the main run comes last and wins.
-        ordered = sorted(self.runs, key=lambda run: (run.stage == "main", not run.superseded))
-        return {(run.arm, run.size, run.seed, run.tokens): run.anchor for run in ordered}
+    def _anchors(self) -> dict[tuple[object, ...], str]:
+        by_folder = {run.folder: run.anchor for run in self.runs if run.entry and not run.superseded}
+        foreign = {_identity(run.observation): run.anchor for run in self.runs if run.observation}
+        return {_identity(each): by_folder.get(each.run) or foreign[_identity(each)] for each in self.analysis.observations}
 
     def of(self, arm: str, *stages: str) -> list[Run]:
         """An arm's runs of some stages; of all, where none is named."""
@@ -245,4 +247,9 @@ def _foreign(observation: Observation, anchor: str) -> Run:
         loss=observation.loss,
         seconds=observation.seconds,
         folder=observation.run,
+        observation=observation,
     )
+
+
+def _identity(observation: Observation) -> tuple[object, ...]:
+    return observation.arm, observation.size, observation.seed, observation.tokens, observation.run

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from ..results import Estimate
 
-DASH = "–"  # noqa: RUF001 - what stands for a number that is not there
-MINUS = "−"  # noqa: RUF001
+DASH = "–"
+MINUS = "−"
 THIN = "\u202f"  # a narrow space that does not break
 
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -89,7 +89,7 @@ def p_value(value: float) -> str:
     """A probability: three decimals at most, and never 0."""
     if not is_number(value):
         return DASH
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    return f"<{THIN}0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -137,7 +137,9 @@ def margin(share: float) -> str:
 def typeset(sentence: str) -> str:
     """A sentence that was made for a terminal: real minus signs, powers of ten, and no line that begins with a per cent sign."""
     sentence = re.sub(r"(?<![\w.-])(\d(?:\.\d+)?)e\+(\d+)", lambda found: _raised(found[1], found[2]), sentence)
-    return re.sub(r"(?<![\w.)-])-(?=\d)", MINUS, re.sub(r"(?<=\d) %", f"{THIN}%", sentence))
+    sentence = re.sub(r"(?<=\d) %", f"{THIN}%", sentence)
+    sentence = re.sub(r"\bp (< )?(?=0\.)", lambda found: f"p{THIN}{'<' + THIN if found[1] else ''}", sentence)
+    return re.sub(r"(?<![\w.)-])-(?=\d)", MINUS, sentence)
 
 
 def _raised(mantissa: str, exponent: str) -> str:

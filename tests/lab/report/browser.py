@@ -77,9 +77,7 @@ def _wrapped(page: Path, width: int, height: int, folder: Path, dark: bool) -> P
     scheme = "dark" if dark else "light"
     text = html.escape(page.read_text(encoding="utf-8"))
     wrapped = folder / f"frame-{width}-{scheme}.html"
-    wrapped.write_text(
-        _FRAME.format(scheme=scheme, width=width, height=height, page=text, measure=_MEASURE), encoding="utf-8"
-    )
+    wrapped.write_text(_FRAME.format(scheme=scheme, width=width, height=height, page=text, measure=_MEASURE), encoding="utf-8")
     return wrapped
 
 

@@ -68,9 +68,7 @@ def _paired(view: View, paint: Paint, axes: Axes, arms: list[str]) -> None:
     axes.set(title="Loss, paired by seed", xlabel="nats a token from the baseline's; better →")
 
 
-def _rows(
-    view: View, paint: Paint, axes: Axes, arms: list[str], found: dict[str, list[Estimate]], least: float = 0.0
-) -> None:
+def _rows(view: View, paint: Paint, axes: Axes, arms: list[str], found: dict[str, list[Estimate]], least: float = 0.0) -> None:
     """A line and a mark an arm; a second interval is a thin line below. What is infinite ends at the panel's edge."""
     ends = [end for each in found.values() for one in each for end in (one.low, one.high, one.value) if math.isfinite(end)]
     low, high = widen(min([-least, 0.0, *ends]), max([least, 0.0, *ends]))

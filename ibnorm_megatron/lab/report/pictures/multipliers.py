@@ -25,7 +25,8 @@ def draw(view: View, paint: Paint) -> Figure:
     margin = 100 * view.analysis.equivalence
     low, high = widen(min([-1.2 * margin, *seen]), max([1.2 * margin, *seen]))
     largest = {
-        size: max((run.flops for run in view.analysis.observations if run.size == size), default=math.nan) for size in view.sizes
+        size: max((run.flops for run in view.analysis.observations if run.size == size), default=math.nan)
+        for size in view.sizes
     }
     for axes, each in zip(panels(figure, len(found), columns), found, strict=True):
         look = view.looks[each.arm]
@@ -44,7 +45,9 @@ def draw(view: View, paint: Paint) -> Figure:
             upper = [min(high, 100 * (at.multiplier.high - 1)) for at in part]
             value = [100 * (at.multiplier.value - 1) for at in part]
             if outside:
-                axes.fill_between(compute, lower, upper, facecolor="none", edgecolor=colour, hatch="////", alpha=0.5, linewidth=0)
+                axes.fill_between(
+                    compute, lower, upper, facecolor="none", edgecolor=colour, hatch="////", alpha=0.5, linewidth=0
+                )
             else:
                 axes.fill_between(compute, lower, upper, color=colour, alpha=0.28, linewidth=0)
             axes.plot(compute, value, color=colour, linestyle="--" if outside else "-", linewidth=1.3)

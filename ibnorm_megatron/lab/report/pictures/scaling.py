@@ -16,7 +16,9 @@ from .axes import flops, key, linear_axis, log_axis, nats, panels, widen
 
 def lacks(view: View) -> str:
     """Why there is nothing to draw."""
-    return "" if any(math.isfinite(each.loss) for each in view.analysis.observations) else "No run of the main stage is complete."
+    return (
+        "" if any(math.isfinite(each.loss) for each in view.analysis.observations) else "No run of the main stage is complete."
+    )
 
 
 def lacks_difference(view: View) -> str:
@@ -101,7 +103,9 @@ def _cells(view: View, arm: str) -> list[tuple[float, float, float, float]]:
     """Compute, mean difference and its interval, by compute; open where one pair alone gives no interval."""
     found = []
     for cell in view.cells(arm):
-        low, high = (end if not math.isnan(end) else side for end, side in ((cell.by_t.low, -math.inf), (cell.by_t.high, math.inf)))
+        low, high = (
+            end if not math.isnan(end) else side for end, side in ((cell.by_t.low, -math.inf), (cell.by_t.high, math.inf))
+        )
         found.append((view.flops_of(cell), cell.by_t.value, low, high))
     return sorted(each for each in found if math.isfinite(each[0]) and math.isfinite(each[1]))
 

@@ -15,8 +15,8 @@ from ..drawing import Paint
 from ..view import REALISED, Run, View
 from .axes import fixed_axis, log_axis, widen
 
-#: Nats above the arm's best from which a cell has the full colour.
-_FULL = 0.3
+#: Nats above the arm's best at which a cell has the full colour, where none is as far above.
+_FULL = 0.02
 
 
 def lacks(view: View) -> str:
@@ -75,17 +75,32 @@ def draw(view: View, paint: Paint) -> Figure:
     rates, arms = _rates(view), [arm for arm in view.arms if cells(view, arm)]
     figure = paint.figure((0.37 if paint.narrow else 0.34) * len(arms) + 0.85)
     axes = figure.subplots()
+    full = max([_FULL, *(_above(view, arm) for arm in arms)])
     for row, arm in enumerate(arms):
         found = {rate: mean_loss(runs) for rate, runs in cells(view, arm).items()}
         best = min((loss for loss in found.values() if math.isfinite(loss)), default=math.nan)
         choice = view.choice(arm)
         for rate, loss in found.items():
-            chosen = choice is not None and choice.learning_rate is not None and math.isclose(choice.learning_rate, rate, rel_tol=1e-6)
-            _cell(view, paint, axes, (rates.index(rate), row), (loss, best), f"#{cells(view, arm)[rate][0].anchor}", chosen)
+            chosen = (
+                choice is not None
+                and choice.learning_rate is not None
+                and math.isclose(choice.learning_rate, rate, rel_tol=1e-6)
+            )
+            _cell(
+                view,
+                paint,
+                axes,
+                (rates.index(rate), row),
+                (loss, (loss - best) / full),
+                f"#{cells(view, arm)[rate][0].anchor}",
+                chosen,
+            )
         text = f"{trials(view, arm)}"
         axes.text(len(rates) - 0.3, row, text, va="center", fontsize=7.5, color=paint["ink"])
     axes.text(len(rates) - 0.3, -0.85, "trials", va="center", fontsize=7.5, color=paint["soft"])
-    axes.set(xlim=(-0.5, len(rates) + (0.6 if paint.narrow else 0.2)), ylim=(len(arms) - 0.5, -0.55), xlabel="peak learning rate")
+    axes.set(
+        xlim=(-0.5, len(rates) + (0.6 if paint.narrow else 0.2)), ylim=(len(arms) - 0.5, -0.55), xlabel="peak learning rate"
+    )
     labels = [words.rate(rate) if not paint.narrow else _short(rate) for rate in rates]
     fixed_axis(axes.xaxis, range(len(rates)), labels)
     fixed_axis(axes.yaxis, range(len(arms)), arms)
@@ -147,16 +162,24 @@ def _cell(
     view: View, paint: Paint, axes: Axes, place: tuple[int, int], losses: tuple[float, float], url: str, chosen: bool
 ) -> None:
     """One box: its colour, its loss, its frame."""
-    (column, row), (loss, best) = place, losses
-    above = 1.0 if math.isinf(loss) else max(0.0, min(1.0, (loss - best) / _FULL)) if math.isfinite(loss) else 0.0
+    (column, row), (loss, above) = place, losses
+    above = max(0.0, min(1.0, above)) if not math.isnan(above) else 0.0
     colour = paint["bad"] if math.isinf(loss) else paint["heat"]
-    box = Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, facecolor=colour, alpha=0.06 + 0.44 * above, linewidth=0, url=url)
+    box = Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, facecolor=colour, alpha=0.05 + 0.5 * above, linewidth=0, url=url)
     axes.add_patch(box)
     if chosen:
-        axes.add_patch(Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, fill=False, edgecolor=paint["ink"], linewidth=1.6, zorder=4))
+        axes.add_patch(
+            Rectangle((column - 0.47, row - 0.44), 0.94, 0.88, fill=False, edgecolor=paint["ink"], linewidth=1.6, zorder=4)
+        )
     text = "div." if math.isinf(loss) else words.loss(loss, 2 if paint.narrow else 3)
-    size = 6.5 if paint.narrow else 7.5
+    size = 7.2 if paint.narrow else 7.5
     axes.text(column, row, text, ha="center", va="center", fontsize=size, color=paint["ink"], url=url)
+
+
+def _above(view: View, arm: str) -> float:
+    """How far an arm's worst finite loss is above its best."""
+    finite = [loss for runs in cells(view, arm).values() if math.isfinite(loss := mean_loss(runs))]
+    return max(finite) - min(finite) if finite else 0.0
 
 
 def _rates(view: View) -> list[float]:
