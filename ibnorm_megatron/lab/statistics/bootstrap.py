@@ -7,6 +7,9 @@ bootstrap; Cameron, Gelbach and Miller, Rev. Econ. Stat. 90, 2008), with Webb's 
 (Webb, Queen's Economics Dept. WP 1315). It is studentized by the cluster jackknife's standard error, and its scores are those of
 the jackknife (WCU-S of MacKinnon, Nielsen and Webb, arXiv 2301.04527, section 4), linearized at the fit as for other
 M-estimators (the same authors, arXiv 2406.00650, section 5), so nothing is fit again.
+
+In simulations its quantiles alone cover u1 in 91 to 96 of 100 studies of nine clusters. So they are taken to be at least Student's
+with clusters - 1 degrees of freedom, one less where multipliers have slopes: with these it is 94 to 97 (docs/statistics.md).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ..results import LEVEL, Estimate
+from .paired import one_sided_pair
 from .surface import DELTA, Fit
 
 Floats = NDArray[np.float64]
@@ -33,24 +37,35 @@ class Bootstrap:
     Attributes:
         values: of the combinations, ``[t]``.
         errors: their standard errors, by the cluster jackknife, ``[t]``.
-        quantiles: of the absolute studentized deviation, at :data:`LEVEL`, ``[t]``.
         deviations: the resampled absolute studentized deviations, ``[resamples, t]``.
+        freedom: Student's, of the least quantile.
     """
 
     values: Floats
     errors: Floats
-    quantiles: Floats
     deviations: Floats
+    freedom: int
 
     def interval(self, place: int) -> Estimate:
-        """The combination with its interval, which is symmetric."""
-        value, half = float(self.values[place]), float(self.quantiles[place] * self.errors[place])
+        """The combination with its interval, which is symmetric; infinite where there are too few clusters."""
+        value = float(self.values[place])
+        if self.freedom < 1:
+            return Estimate(value, -np.inf, np.inf)
+        resampled = float(np.quantile(self.deviations[:, place], LEVEL))
+        half = max(resampled, float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))) * float(self.errors[place])
         return Estimate(value, value - half, value + half)
 
     def p(self, place: int, null: float = 0.0) -> float:
-        """Two-sided p of ``null``; not below one over the number of resamples."""
-        seen = abs(self.values[place] - null) / self.errors[place]
-        return float((1 + (self.deviations[:, place] >= seen).sum()) / (1 + len(self.deviations)))
+        """Two-sided p of ``null``, which agrees with the interval."""
+        if self.freedom < 1:
+            return 1.0
+        seen = abs(self.values[place] - null) / max(float(self.errors[place]), 1e-300)
+        resampled = (1 + (self.deviations[:, place] >= seen).sum()) / (1 + len(self.deviations))
+        return float(max(resampled, 2 * stats.t.sf(seen, self.freedom)))
+
+    def p_within(self, place: int, margin: float) -> float:
+        """Schuirmann's p that the combination lies outside of ``-margin`` to ``margin``."""
+        return one_sided_pair(float(self.values[place]), float(self.errors[place]), margin, self.freedom)
 
 
 def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0) -> Bootstrap:
@@ -75,7 +90,8 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
     # What leaving a cluster out does to the combinations, per unit of score, ``[g, t, size]``.
     without = np.linalg.pinv(whole - parts, rcond=1e-10, hermitian=True)
     pull = np.einsum("tk,gkl->gtl", targets_scaled, without)
-    errors = _jackknife(np.einsum("gtl,gl->gt", pull, scores))
+    # Standard errors from what leaving out each cluster moves, around the estimate: CV3 of MacKinnon, Nielsen and Webb.
+    errors = np.sqrt((len(names) - 1) / len(names) * (np.einsum("gtl,gl->gt", pull, scores) ** 2).sum(axis=0))
     # The jackknife's scores: what the left-out cluster's residuals would be to a fit without it.
     jack = scores + np.einsum("gkl,glm,gm->gk", parts, without, scores)
     draws = np.random.default_rng(seed).choice(_WEIGHTS, (resamples, len(names)))
@@ -83,15 +99,13 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
     moved = shift @ targets_scaled.T
     own = np.einsum("gtl,gl->gt", pull, jack)
     taken = np.einsum("gtl,glm->gtm", pull, parts)
-    again = draws[:, :, None] * own - np.einsum("gtm,bm->bgt", taken, shift)
-    deviations = np.abs(moved) / np.maximum(_jackknife(again, axis=1), 1e-300)
-    return Bootstrap(targets @ fit.free, errors, np.quantile(deviations, LEVEL, axis=0), deviations)
-
-
-def _jackknife(moves: Floats, axis: int = 0) -> Floats:
-    """Standard errors from what leaving out each cluster moves (MacKinnon, Nielsen and Webb's CV3, around the estimate)."""
-    g = moves.shape[axis]
-    return np.sqrt((g - 1) / g * (moves**2).sum(axis=axis))
+    squares = np.zeros((resamples, len(targets)))
+    for g in range(len(names)):
+        squares += (draws[:, g, None] * own[g] - shift @ taken[g].T) ** 2
+    again = np.sqrt((len(names) - 1) / len(names) * squares)
+    deviations = np.abs(moved) / np.maximum(again, 1e-300)
+    freedom = len(names) - 1 - (fit.form.slopes and fit.form.arms > 1)
+    return Bootstrap(targets @ fit.free, errors, deviations, freedom)
 
 
 def _share_inside(fit: Fit) -> float:
