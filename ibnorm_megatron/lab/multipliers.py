@@ -13,7 +13,7 @@ from .pairing import Table, as_points, exponential, slowdown
 from .results import At, Estimate, Multiplier, Observation, Surface
 from .statistics import paired
 from .statistics.bootstrap import Bootstrap, bootstrap
-from .statistics.profile import Likelihood, maximize
+from .statistics.profile import Likelihood, estimate_parts, maximize
 from .statistics.surface import Fit, NotIdentified, Points, fit_joint, make_form, minimize, predict
 
 Floats = NDArray[np.float64]
@@ -54,6 +54,7 @@ def fit_arms(table: Table, resamples: int, seed: int) -> Joint:
     points = as_points(table, arms)
     sloped = fit_joint(points)
     level = _without_slopes(sloped)
+    parts = estimate_parts(sloped)
     computes = _computes(points)
     return Joint(
         arms,
@@ -61,8 +62,8 @@ def fit_arms(table: Table, resamples: int, seed: int) -> Joint:
         level,
         bootstrap(sloped, _combinations(sloped, computes), resamples=resamples, seed=seed),
         bootstrap(level, _combinations(level, computes), resamples=resamples, seed=seed),
-        maximize(sloped),
-        maximize(level),
+        maximize(sloped, parts),
+        maximize(level, parts),
         computes,
     )
 

@@ -92,14 +92,17 @@ class Likelihood:
         return float(self.free[place] + high * error)
 
 
-def maximize(fit: Fit) -> Likelihood:
-    """Estimate the parts' variances at a fit, and fit again with them."""
-    points, form = fit.points, fit.form
-    groups = _groups(points)
-    places = _blocks(points.block)
-    same = [_together(group, places) for group in groups]
+def estimate_parts(fit: Fit) -> Whitener:
+    """The parts' variances from a fit's residuals."""
+    places = _blocks(fit.points.block)
+    same = [_together(group, places) for group in _groups(fit.points)]
     working = fit.residuals + fit.derivatives @ fit.free
-    whitener = Whitener(places, _factors(places, same, _ratios(places, same, fit.derivatives, working)))
+    return Whitener(places, _factors(places, same, _ratios(places, same, fit.derivatives, working)))
+
+
+def maximize(fit: Fit, whitener: Whitener) -> Likelihood:
+    """Fit again, by generalized least squares."""
+    points, form = fit.points, fit.form
     free, rss = _gauss_newton(form, points, whitener, fit.free)
     jacobian = whitener(form.evaluate(free, points)[1])
     variance = rss / max(1, len(points.arm) - form.size)

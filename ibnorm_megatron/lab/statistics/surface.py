@@ -35,8 +35,10 @@ _EXPONENT_BOUNDS = (0.01, 4.0)
 #: E is at least this share of the lowest loss: at 0 its logarithm would run away.
 _LEAST_E = 0.01
 
-#: Full fits, from the best points of the grid.
-_STARTS = 6
+#: Points of the grid from which fits start, evaluations of each, and how many of these go on to the end.
+_STARTS, _FIRST, _FINISHED = 8, 12, 2
+
+_EVALUATIONS = 300
 
 
 class NotIdentified(ValueError):
@@ -212,8 +214,8 @@ def fit_surface(points: Points) -> Fit:
     tied = check(points)
     alone = replace(points, arm=np.zeros_like(points.arm), arms=1)
     form = make_form(alone, tied=tied)
-    fits = [minimize(form, alone, start) for start in _starts(form, alone)]
-    return min(fits, key=lambda fit: fit.cost)
+    begun = sorted((minimize(form, alone, start, _FIRST) for start in _starts(form, alone)), key=lambda fit: fit.cost)
+    return min((minimize(form, alone, fit.free) for fit in begun[:_FINISHED]), key=lambda fit: fit.cost)
 
 
 def fit_joint(points: Points, *, slopes: bool = True) -> Fit:
@@ -229,7 +231,7 @@ def fit_joint(points: Points, *, slopes: bool = True) -> Fit:
     return minimize(form, points, start)
 
 
-def minimize(form: Form, points: Points, start: Floats) -> Fit:
+def minimize(form: Form, points: Points, start: Floats, evaluations: int = _EVALUATIONS) -> Fit:
     """The minimum of the sum of Huber losses nearest to a start (trust region, analytic derivatives)."""
     last: dict[bytes, tuple[Floats, Floats]] = {}
 
@@ -248,10 +250,10 @@ def minimize(form: Form, points: Points, start: Floats) -> Fit:
         bounds=(low, high),
         loss="huber",
         x_scale="jac",
-        ftol=1e-12,
+        ftol=1e-10,
         xtol=1e-10,
         gtol=1e-10,
-        max_nfev=300,
+        max_nfev=evaluations,
     )
     fitted, derivatives = form.evaluate(found.x, points)
     return Fit(form, points, found.x, points.log_loss - fitted, derivatives, float(found.cost) * DELTA**2)
