@@ -14,11 +14,13 @@ from .view import View
 #: What the words mean, in the order of the card.
 VOCABULARY: Mapping[Level, str] = MappingProxyType(
     {
-        "better": "significantly so at the 5 % level after Holm's correction over arms",
-        "worse": "significantly so at the 5 % level after Holm's correction over arms",
-        "equivalent": "the two one-sided tests exclude a difference as large as the margin",
-        "undecided": "the data allow a difference, and none: this is no proof of equality",
-        "failed": "no loss to compare",
+        "better": "it reaches the baseline's loss with less compute: p below 5 % after Holm's correction over arms, and none of its "
+        "runs lost. Where no surface can be fitted: its loss is lower, paired by seed",
+        "worse": "the same the other way, whether runs were lost or not",
+        "equivalent": "two one-sided tests at 5 % put it within the margin of equivalence, and none of its runs is lost; a "
+        "difference within the margin counts as none",
+        "undecided": "all else: no difference is shown, and no equality either",
+        "failed": "no pair with the baseline, or half of its runs and more without a loss",
     }
 )
 GLYPHS: Mapping[Level, str] = MappingProxyType(
@@ -48,13 +50,16 @@ def claims(view: View) -> list[Claim]:
 def _evidence(view: View, arm: str) -> tuple[str, ...]:
     found, pair = view.multiplier(arm), view.together(arm)
     lines = []
+    said = "p" if arm == view.analysis.control else "Holm p"
     if found:
-        lines.append(f"compute {words.gain(found.mean)}, {_p(found.p_holm, found.p_u0)}")
+        lines.append(
+            f"compute multiplier {words.multiplier(found.mean)}, {said} {words.p_value(found.p_holm)}{_tost(found.p_equivalent)}"
+        )
         if found.in_seconds:
-            lines.append(f"wall-clock {words.gain(found.in_seconds)}")
+            lines.append(f"by wall-clock {words.multiplier(found.in_seconds)}")
     if pair:
         value, pairs = words.with_interval(pair.by_t, sign=True), words.plural(pair.pairs, "pair")
-        lines.append(f"paired loss {value} nats, {pairs}, {_p(pair.p_holm, pair.p)}, TOST p {words.p_value(pair.p_equivalent)}")
+        lines.append(f"paired loss {value} nats, {pairs}, {said} {words.p_value(pair.p_holm)}{_tost(pair.p_equivalent)}")
     lost = [run for run in view.of(arm, "main") if run.status != "complete"]
     if lost:
         ends = words.listing(sorted({run.status for run in lost}))
@@ -62,9 +67,8 @@ def _evidence(view: View, arm: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _p(holm: float, single: float) -> str:
-    """After Holm's correction; before it for the control, which is none of the arms it corrects over."""
-    return f"Holm p {words.p_value(holm)}" if math.isfinite(holm) else f"p {words.p_value(single)}"
+def _tost(p: float) -> str:
+    return f", TOST p {words.p_value(p)}" if math.isfinite(p) else ""
 
 
 def silent(view: View) -> list[str]:
@@ -82,13 +86,10 @@ def silent(view: View) -> list[str]:
         lengths = f"{low:.3g}" if math.isclose(low, high, rel_tol=0.05) else f"{low:.3g} to {high:.3g}"
         found.append(f"At other lengths of training than {lengths} tokens a parameter.")
         seeds = len({each.seed for each in seen})
-        found.append(
-            f"Of rare events, such as a divergence in one run of a hundred: there {'is' if seeds == 1 else 'are'} {words.plural(seeds, 'seed')} a cell."
-        )
+        found.append(f"Of rare events, such as a divergence in one run of a hundred: a cell has {words.plural(seeds, 'seed')}.")
     data = sorted({str(entry.matching["data"]) for entry in view.entries if entry.matching.get("data")})
-    found.append(
-        f"On other data{' than ' + words.listing(data) if data else ''}, other tokenizers, other architectures, or tasks behind the loss."
-    )
+    seen_data = f" than {words.listing(data)}" if data else ""
+    found.append(f"On other data{seen_data}, other tokenizers, other architectures, or of tasks behind the loss.")
     rates = sorted({run.trial.learning_rate for run in view.runs if run.trial and run.stage in ("tune", "further")})
     found.append(
         f"With other tuning: learning rates were {words.rate(rates[0])} to {words.rate(rates[-1])}, and every other "

@@ -6,6 +6,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +55,11 @@ def paint(name: str, draw: Callable[[Paint], Figure], titles: Mapping[str, str])
         draw: makes the figure. Artists whose url is ``#anchor`` become links to that place of the page.
         titles: what is said of an anchor under the mouse.
     """
-    with matplotlib.rc_context(_settings(LIGHT)):
+    with _settings(LIGHT):
         file = io.BytesIO()
         draw(Paint(LIGHT, narrow=False)).savefig(file, format="png", dpi=_DPI, facecolor=LIGHT["paper"])
     forms = {}
-    with matplotlib.rc_context(_settings(STAND_INS)):
+    with _settings(STAND_INS):
         for form, narrow in (("wide", False), ("narrow", True)):
             text = io.StringIO()
             draw(Paint(STAND_INS, narrow)).savefig(text, format="svg", transparent=True)
@@ -66,9 +67,9 @@ def paint(name: str, draw: Callable[[Paint], Figure], titles: Mapping[str, str])
     return Picture(name, forms["wide"], forms["narrow"], file.getvalue())
 
 
-def _settings(colours: Mapping[str, str]) -> dict[str, Any]:
-    """Matplotlib's settings. No text is mathematics: names of arms may hold dollar signs."""
-    return {
+def _settings(colours: Mapping[str, str]) -> AbstractContextManager[None]:
+    """Matplotlib's settings, as long as a drawing takes. No text is mathematics: names of arms may hold dollar signs."""
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "report",
         "text.parse_math": False,
@@ -105,6 +106,7 @@ def _settings(colours: Mapping[str, str]) -> dict[str, Any]:
         "lines.linewidth": 1.5,
         "lines.markersize": 5,
     }
+    return matplotlib.rc_context(settings)
 
 
 def _for_page(svg: str, name: str, titles: Mapping[str, str]) -> str:

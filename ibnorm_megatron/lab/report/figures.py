@@ -60,7 +60,8 @@ def _forest_caption(view: View) -> str:
     band = (
         f" Grey band: {control}, the baseline by another code path: what this comparison shows where there is nothing to show."
     )
-    return text + fitted + (band if control else " There is no identity control, so the comparison’s own noise is not known.")
+    text = multiplier + text + fitted if fitted else text
+    return text + (band if control else " There is no identity control, so the comparison’s own noise is not known.")
 
 
 def _forest_description(view: View) -> str:
@@ -68,16 +69,16 @@ def _forest_description(view: View) -> str:
     for arm in forest.rows(view):
         found, pair = view.multiplier(arm), view.together(arm)
         if found:
-            parts.append(f"{arm} {words.gain(found.mean)} compute")
+            parts.append(f"{arm} {words.multiplier(found.mean)}")
         elif pair:
             parts.append(f"{arm} {words.with_interval(pair.by_t, sign=True)} nats")
-    return f"Forest plot against {view.analysis.baseline}: {'; '.join(parts)}."
+    return f"Forest plot of compute multipliers, or losses, against {view.analysis.baseline}: {'; '.join(parts)}."
 
 
 def _scaling_caption(view: View) -> str:
     text = "A point is a run, a line goes through the means of a size over its lengths of training."
-    dotted = f" Dotted: the fitted surface at {view.analysis.baseline}. Arms that cover each other differ by less than this picture can show."
-    return text + (dotted if view.analysis.surface else "")
+    dotted = f" Dotted: the fitted surface at {view.analysis.baseline}." if view.analysis.surface else ""
+    return f"{text}{dotted} Arms that cover each other differ by less than this picture can show: the next one does."
 
 
 def _scaling_description(view: View) -> str:
@@ -103,8 +104,10 @@ def _multiplier_description(view: View) -> str:
     for each in view.analysis.multipliers:
         inside = [at for at in each.at if not at.extrapolated]
         if inside:
-            parts.append(f"{each.arm} from {words.gain(inside[0].multiplier)} to {words.gain(inside[-1].multiplier)}")
-    return f"Compute gained at the least and at the most compute that was observed: {'; '.join(parts)}."
+            parts.append(
+                f"{each.arm} from {words.multiplier(inside[0].multiplier)} to {words.multiplier(inside[-1].multiplier)}"
+            )
+    return f"Compute multipliers at the least and at the most compute that was observed: {'; '.join(parts)}."
 
 
 def _tuning_description(view: View) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from ... import __version__
 from ...errors import Problem, RunFailure
@@ -61,11 +60,11 @@ def write(analysis: Analysis, study: StudyLike | None, entries: Sequence[Entry],
         RunFailure: the folder cannot be written.
     """
     view = View(analysis, study, tuple(entries), due)
-    shown = figures.draw_all(view)
     place = folder / "report"
-    page = _render(view, shown, place)
     try:
         place.mkdir(parents=True, exist_ok=True)
+        shown = figures.draw_all(view)
+        page = _render(view, shown, place)
         for each in shown.values():
             if each.picture:
                 with replacing(place / f"{each.name}.png") as file:
@@ -118,8 +117,7 @@ def _render(view: View, shown: dict[str, figures.Shown], place: Path) -> str:
         groups=[(arm, tables.anchor_of_arm(view, arm), list(tables.runs_of(view, arm))) for arm in view.arms],
         link=lambda run: _link(view, run, place),
         words=words,
-        style=Markup(style.replace("/* LIGHT */", _variables(LIGHT)).replace("/* DARK */", _variables(DARK))),
-        svg=Markup,
+        style=style.replace("/* LIGHT */", _variables(LIGHT)).replace("/* DARK */", _variables(DARK)),
         version=__version__,
     )
 
@@ -136,7 +134,8 @@ def _summary(view: View) -> str:
         ends = [words.count(number) for number in (min(view.sizes.values()), max(view.sizes.values()))]
         sizes += f" from {ends[0]} to {ends[1]} parameters" if len(view.sizes) > 1 else f" of {ends[0]} parameters"
     seeds = words.plural(len({each.seed for each in observations}), "seed")
-    return f"{words.plural(len(view.compared), 'norm')} against {view.analysis.baseline}, {sizes}, {seeds}, {words.plural(len(view.runs), 'run')}."
+    norms, runs = words.plural(len(view.compared), "norm"), words.plural(len(view.runs), "run")
+    return f"{norms} against {view.analysis.baseline}, {sizes}, {seeds}, {runs}."
 
 
 def _counts(view: View) -> list[tuple[str, int]]:
@@ -162,12 +161,12 @@ def _unfinished(view: View) -> str:
 
 
 def _scale(view: View) -> Scale:
-    """Bars of compute gained, or of loss where no surface is: better to the right in both."""
+    """Bars of compute multipliers, or of loss where no surface is: better to the right in both."""
     margin = view.analysis.equivalence
     if view.analysis.multipliers:
         found = {each.arm: Estimate(*(end - 1 for end in _ends(each.mean))) for each in view.analysis.multipliers}
-        said = {each.arm: words.gain(each.mean) for each in view.analysis.multipliers}
-        zone, what = margin, "compute gained"
+        said = {each.arm: words.multiplier(each.mean) for each in view.analysis.multipliers}
+        zone, what = margin, "compute multiplier"
     else:
         pairs = {arm: pair for arm in view.compared if (pair := view.together(arm))}
         found = {arm: Estimate(-pair.by_t.value, -pair.by_t.high, -pair.by_t.low) for arm, pair in pairs.items()}

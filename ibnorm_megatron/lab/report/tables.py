@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from ..results import Multiplier
 from . import words
 from .pictures import cost, forest, stability, tuning
 from .style import Look
-from .view import Run, View
+from .view import REALISED, Run, View
 
 
 @dataclass(frozen=True)
@@ -52,35 +53,29 @@ def multipliers(view: View) -> Table | None:
     found = [each for arm in forest.rows(view) if (each := view.multiplier(arm))]
     if not found:
         return None
-    columns = (
-        "<arm",
-        "compute gained",
-        "p (Holm)",
-        "change a decade",
-        "p of it",
-        "slowdown",
-        "gained by wall-clock",
-        "largest left out",
-    )
     decade = math.log(10)
     rows = tuple(
         (
             arm_cell(view, each.arm),
-            Cell(words.gain(each.mean), title=f"by profile likelihood, at C0: {words.gain(_exponential(each.profile_u0))}"),
+            Cell(words.multiplier(each.mean), title=_by_profile(each), tone="strong"),
             Cell(words.p_value(each.p_holm), title=f"before Holm's correction {words.p_value(each.p_u0)}"),
+            Cell(words.p_value(each.p_equivalent)),
             Cell(words.percent(math.expm1(each.u1.value * decade))),
             Cell(words.p_value(each.p_u1)),
-            Cell(words.gain(each.slowdown)),
-            Cell(words.gain(each.in_seconds)),
+            Cell(words.multiplier(each.slowdown)),
+            Cell(words.multiplier(each.in_seconds)),
             Cell(words.percent(each.largest_left_out, 2)),
         )
         for each in found
     )
-    return Table("Compute multipliers, 95 % intervals", columns, rows)
+    change, left_out = "its change a decade of compute", "error where the largest size is left out"
+    clock = ("seconds over the baseline's", "multiplier by wall-clock")
+    columns = ("<arm", "compute multiplier", "p (Holm)", "p (TOST)", change, "p of the change", *clock, left_out)
+    return Table("Compute multipliers, with 95 % intervals", columns, rows)
 
 
-def _exponential(estimate: forest.Estimate) -> forest.Estimate:
-    return forest.Estimate(*(math.exp(end) for end in (estimate.value, estimate.low, estimate.high)))
+def _by_profile(found: Multiplier) -> str:
+    return f"by profile likelihood {words.multiplier(found.profile_mean)}" if found.profile_mean else ""
 
 
 def paired(view: View) -> Table | None:
@@ -105,7 +100,7 @@ def paired(view: View) -> Table | None:
                     arm_cell(view, arm),
                     Cell(each.size or "all"),
                     Cell("all" if each.horizon is None else f"{each.horizon:.3g}"),
-                    Cell(f"{each.pairs}"),
+                    Cell(f"{each.pairs} of {each.pairs + each.missing}", tone="bad" if each.missing else ""),
                     Cell(words.with_interval(each.by_t, sign=True), tone="" if each.size else "strong"),
                     Cell(words.with_interval(each.by_signs, sign=True)),
                     Cell(words.p_value(each.p)),
@@ -210,7 +205,7 @@ def strengths(view: View) -> Table | None:
         (
             arm_cell(view, arm),
             Cell(words.rate(strength)),
-            Cell(words.rate(run.found(tuning.REALISED))),
+            Cell(words.rate(run.found(REALISED))),
             Cell(words.rate(run.trial.learning_rate if run.trial else None)),
             _loss_cell(run),
         )

@@ -77,9 +77,9 @@ class DueLike(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """A row of the table of runs. ``anchor`` is its place in the page; A run of the ledger has ``trial`` and ``entry``, any other its
-    ``observation``.
+    """A row of the table of runs.
 
+    ``anchor`` is its place in the page. A run of the ledger has ``trial`` and ``entry``, any other its ``observation``.
     ``superseded``: it failed, and the ledger has a later try; it is shown, and counted nowhere.
     """
 

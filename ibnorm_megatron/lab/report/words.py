@@ -97,24 +97,17 @@ def percent(share: float, digits: int = 1) -> str:
     return signed(f"{100 * share:+.{digits}f}") + f"{THIN}%" if is_number(share) else DASH
 
 
-def gain(estimate: Estimate | None) -> str:
-    """A multiplier and its interval, in per cent of compute."""
+def multiplier(estimate: Estimate | None) -> str:
+    """A ratio and its interval: 1.031 (1.012 to 1.050)."""
     if estimate is None or not is_number(estimate.value):
         return DASH
-    digits = gain_digits(estimate)
-    ends = [_end(end - 1, digits) for end in (estimate.low, estimate.high)]
-    return f"{percent(estimate.value - 1, digits)} ({ends[0]} to {ends[1]})"
+    return f"{_ratio(estimate.value)} ({_ratio(estimate.low)} to {_ratio(estimate.high)})"
 
 
-def gain_digits(estimate: Estimate) -> int:
-    """Decimals of a percentage: two where the interval is narrower than one per cent."""
-    return 2 if estimate.high - estimate.low < 0.01 else 1
-
-
-def _end(share: float, digits: int) -> str:
-    if math.isinf(share):
-        return "+∞" if share > 0 else f"{MINUS}∞"
-    return signed(f"{100 * share:+.{digits}f}") if is_number(share) else DASH
+def _ratio(value: float) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    return DASH if math.isnan(value) else f"{value:.3f}" if 1e-3 < value < 100 else f"{value:.2g}"
 
 
 def with_interval(estimate: Estimate | None, digits: int = 4, *, sign: bool = False) -> str:
@@ -135,8 +128,8 @@ def margin(share: float) -> str:
 
 
 def typeset(sentence: str) -> str:
-    """A sentence that was made for a terminal: real minus signs, powers of ten, and no line that begins with a per cent sign."""
-    sentence = re.sub(r"(?<![\w.-])(\d(?:\.\d+)?)e\+(\d+)", lambda found: _raised(found[1], found[2]), sentence)
+    """A sentence that was made for a terminal: minus signs, powers of ten, and no line that begins with a per cent sign."""
+    sentence = re.sub(r"(?<![\w.-])(\d(?:\.\d+)?)e\+?(\d\d)(?![\w.])", lambda found: _raised(found[1], found[2]), sentence)
     sentence = re.sub(r"(?<=\d) %", f"{THIN}%", sentence)
     sentence = re.sub(r"\bp (< )?(?=0\.)", lambda found: f"p{THIN}{'<' + THIN if found[1] else ''}", sentence)
     return re.sub(r"(?<![\w.)-])-(?=\d)", MINUS, sentence)

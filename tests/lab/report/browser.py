@@ -47,11 +47,11 @@ _MEASURE = """
   found.paper = getComputedStyle(page.body).backgroundColor;
   found.pictures = [...page.querySelectorAll("figure svg")].filter((each) => each.getBoundingClientRect().width > 0)
     .map((each) => [each.getBoundingClientRect().width, each.getBoundingClientRect().height]);
-  found.smallest = Math.min(...[...page.querySelectorAll("figure svg text")].filter((each) => each.getBoundingClientRect().width > 0)
-    .map((each) => parseFloat(getComputedStyle(each).fontSize) * Math.hypot(each.getScreenCTM().a, each.getScreenCTM().b)));
-  found.cut = [...page.querySelectorAll("figure svg")].flatMap((svg) => [...svg.querySelectorAll("text")]
-    .filter((each) => each.getBoundingClientRect().width > 0
-      && each.getBoundingClientRect().right > root.clientWidth - 4).map((each) => each.textContent));
+  const texts = [...page.querySelectorAll("figure svg text")].filter((each) => each.getBoundingClientRect().width > 0);
+  const scale = (each) => Math.hypot(each.getScreenCTM().a, each.getScreenCTM().b);
+  found.smallest = Math.min(...texts.map((each) => parseFloat(getComputedStyle(each).fontSize) * scale(each)));
+  found.cut = texts.filter((each) => each.getBoundingClientRect().right > root.clientWidth - 4
+    || each.getBoundingClientRect().left < 4).map((each) => each.textContent);
   found.dead = [...page.querySelectorAll("a[href^='#'], svg a")].map((each) => each.getAttribute("href"))
     .filter((each) => each && !page.getElementById(each.slice(1)));
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ibnorm_megatron.lab import report
+from ibnorm_megatron.lab.results import Analysis
 
 from . import example
 
@@ -23,7 +24,22 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     last = entries[-1]
     entries.insert(-1, replace(last, status="failed", reason=EVIL, loss=None, folder=last.folder))
     (folder / last.folder).mkdir(parents=True)
-    return report.write(example.analysis(), example.study(folder), entries, example.due(), folder)
+    due = replace(example.due(), finished=False, total_estimate=400, unfair=(("edge", "an optimum is at the end of its grid"),))
+    return report.write(example.analysis(), example.study(folder), entries, due, folder)
+
+
+@pytest.fixture(scope="package")
+def young_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """index.html of a study that is still tuning, by a program that does not measure sigma / lambda."""
+    folder = tmp_path_factory.mktemp("young")
+    tuning = [entry for entry in example.entries(realised=False) if entry.trial.stage in ("tune", "further")]
+    return report.write(without_results(), example.study(folder), tuning, None, folder)
+
+
+def without_results() -> Analysis:
+    """Of no observation at all."""
+    nothing = {"observations": (), "paired": (), "surface": None, "multipliers": (), "verdicts": (), "warnings": ()}
+    return replace(example.analysis(), control=None, **nothing)
 
 
 @pytest.fixture(scope="package")

@@ -229,6 +229,8 @@ def _multiplier(arm: str, c0: float, low: float, high: float) -> Multiplier:
         Estimate(slowdown, slowdown - 0.006, slowdown + 0.006),
         Estimate(m / slowdown, m / slowdown - 0.012, m / slowdown + 0.012),
         0.0012,
+        0.03 if arm in ("rmsnorm", CONTROL) else 0.6,
+        Estimate(m, m - 1.8 * wide, m + 1.8 * wide),
     )
 
 

@@ -37,13 +37,12 @@ T = words.THIN
         (words.p_value(0.00001), f"<{T}0.001"),
         (words.p_value(0.0321), "0.032"),
         (words.margin(0.01), f"1{T}%"),
-        (words.gain(Estimate(1.031, 1.012, 1.05)), f"+3.1{T}% (+1.2 to +5.0)"),
-        (words.gain(Estimate(1.0012, 0.998, 1.004)), f"+0.12{T}% (−0.20 to +0.40)"),
-        (words.gain(Estimate(1.02, -math.inf, math.inf)), f"+2.0{T}% (−∞ to +∞)"),
-        (words.gain(None), "–"),
+        (words.multiplier(Estimate(1.0312, 1.012, 1.05)), "1.031 (1.012 to 1.050)"),
+        (words.multiplier(Estimate(1.02, 0.0, math.inf)), "1.020 (0 to ∞)"),
+        (words.multiplier(None), "–"),
         (words.listing(["a", "b", "c"]), "a, b and c"),
         (words.plural(1, "run"), "1 run"),
-        (words.typeset("-0.3 to 3e+15, Holm p < 0.001, 95 %, a-1"), f"−0.3 to 3{T}×{T}10¹⁵, Holm p{T}<{T}0.001, 95{T}%, a-1"),
+        (words.typeset("-0.3 to 3e15, Holm p < 0.001, 95 %, a-1"), f"−0.3 to 3{T}×{T}10¹⁵, Holm p{T}<{T}0.001, 95{T}%, a-1"),
     ],
 )
 def test_numbers(said: str, expected: str) -> None:

@@ -52,6 +52,11 @@ def share(value: float) -> str:
     return words.signed(f"{value:+.3g}") + f"{words.THIN}%" if abs(value) > 1e-9 else "0"
 
 
+def ratio(value: float) -> str:
+    """A multiplier, with no more digits than it needs."""
+    return f"{value:.4g}"
+
+
 def nats(value: float) -> str:
     """A difference of losses."""
     return words.signed(f"{value:+.4f}".rstrip("0").rstrip(".")) if abs(value) > 1e-9 else "0"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...results import Estimate
 from ..drawing import Paint
 from ..view import View
-from .axes import fixed_axis, linear_axis, nats, share, widen
+from .axes import fixed_axis, linear_axis, nats, ratio, widen
 
 
 def lacks(view: View) -> str:
@@ -48,14 +48,14 @@ def draw(view: View, paint: Paint) -> Figure:
 
 
 def _compute(view: View, paint: Paint, axes: Axes, arms: list[str]) -> None:
-    margin = 100 * view.analysis.equivalence
-    gains = {arm: _in_percent(found.mean) for arm in arms if (found := view.multiplier(arm))}
+    margin = view.analysis.equivalence
+    gains = {arm: found.mean for arm in arms if (found := view.multiplier(arm))}
     _band(view, paint, axes, gains.get(view.analysis.control or ""))
-    for end in (-margin, margin):
+    for end in (1 - margin, 1 + margin):
         axes.axvline(end, color=paint["soft"], linewidth=0.8, linestyle=(0, (4, 3)))
-    _rows(view, paint, axes, arms, {arm: [found] for arm, found in gains.items()}, least=1.3 * margin)
-    linear_axis(axes.xaxis, share)
-    axes.set(title="Compute gained", xlabel="worth this much compute; better →")
+    _rows(view, paint, axes, arms, {arm: [found] for arm, found in gains.items()}, zero=1.0, least=1.3 * margin)
+    linear_axis(axes.xaxis, ratio)
+    axes.set(title="Compute multiplier", xlabel="times the compute; better →")
 
 
 def _paired(view: View, paint: Paint, axes: Axes, arms: list[str]) -> None:
@@ -68,31 +68,35 @@ def _paired(view: View, paint: Paint, axes: Axes, arms: list[str]) -> None:
     axes.set(title="Loss, paired by seed", xlabel="nats a token from the baseline's; better →")
 
 
-def _rows(view: View, paint: Paint, axes: Axes, arms: list[str], found: dict[str, list[Estimate]], least: float = 0.0) -> None:
+def _rows(
+    view: View,
+    paint: Paint,
+    axes: Axes,
+    arms: list[str],
+    found: dict[str, list[Estimate]],
+    zero: float = 0.0,
+    least: float = 0.0,
+) -> None:
     """A line and a mark an arm; a second interval is a thin line below. What is infinite ends at the panel's edge."""
     ends = [end for each in found.values() for one in each for end in (one.low, one.high, one.value) if math.isfinite(end)]
-    low, high = widen(min([-least, 0.0, *ends]), max([least, 0.0, *ends]))
-    axes.axvline(0, color=paint["ink"], linewidth=0.8)
+    low, high = widen(min([zero - least, *ends]), max([zero + least, *ends]))
+    axes.axvline(zero, color=paint["ink"], linewidth=0.8)
     for place, arm in enumerate(arms):
         look = view.looks[arm]
         for number, each in enumerate(found.get(arm, [])):
             left, right = max(each.low, low), min(each.high, high)
-            style = {"linewidth": 2.2} if number == 0 else {"linewidth": 0.9, "alpha": 0.8}
-            axes.plot([left, right], [place + 0.2 * number] * 2, color=paint[look.role], solid_capstyle="butt", **style)
+            width, height = (2.2, place) if number == 0 else (0.9, place + 0.2)
+            axes.plot([left, right], [height] * 2, color=paint[look.role], solid_capstyle="butt", linewidth=width)
         if arm in found:
             axes.plot(found[arm][0].value, place, look.marker, color=paint[look.role], markersize=6.5, markeredgecolor="none")
         else:
-            axes.text(0, place, " no run to compare", va="center", fontsize=7.5, color=paint["soft"])
+            axes.text(zero, place, " no run to compare", va="center", fontsize=7.5, color=paint["soft"])
     axes.set_xlim(low, high)
 
 
 def _band(view: View, paint: Paint, axes: Axes, control: Estimate | None) -> None:
     if control is not None and math.isfinite(control.low) and math.isfinite(control.high):
         axes.axvspan(control.low, control.high, color=paint["band"], alpha=0.28, linewidth=0)
-
-
-def _in_percent(estimate: Estimate) -> Estimate:
-    return Estimate(*(100 * (end - 1) for end in (estimate.value, estimate.low, estimate.high)))
 
 
 def _rank(view: View, arm: str) -> float:

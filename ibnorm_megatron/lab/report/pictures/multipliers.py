@@ -6,9 +6,10 @@ import math
 
 from matplotlib.figure import Figure
 
+from ...results import Estimate
 from ..drawing import Paint
 from ..view import View
-from .axes import flops, linear_axis, log_axis, panels, share, widen
+from .axes import flops, linear_axis, log_axis, panels, ratio, widen
 
 
 def lacks(view: View) -> str:
@@ -21,9 +22,9 @@ def draw(view: View, paint: Paint) -> Figure:
     found = [each for arm in view.compared if (each := view.multiplier(arm)) and each.at]
     columns = 2 if paint.narrow else 3
     figure = paint.figure(1.6 * math.ceil(len(found) / columns) + 0.35)
-    seen = [100 * (end - 1) for each in found for at in each.at for end in _ends(at.multiplier, at.extrapolated)]
-    margin = 100 * view.analysis.equivalence
-    low, high = widen(min([-1.2 * margin, *seen]), max([1.2 * margin, *seen]))
+    seen = [end for each in found for at in each.at for end in _ends(at.multiplier, at.extrapolated)]
+    margin = view.analysis.equivalence
+    low, high = widen(min([1 - 1.2 * margin, *seen]), max([1 + 1.2 * margin, *seen]))
     largest = {
         size: max((run.flops for run in view.analysis.observations if run.size == size), default=math.nan)
         for size in view.sizes
@@ -31,8 +32,8 @@ def draw(view: View, paint: Paint) -> Figure:
     for axes, each in zip(panels(figure, len(found), columns), found, strict=True):
         look = view.looks[each.arm]
         colour = paint[look.role]
-        axes.axhspan(-margin, margin, color=paint["band"], alpha=0.2, linewidth=0)
-        axes.axhline(0, color=paint["ink"], linewidth=0.8)
+        axes.axhspan(1 - margin, 1 + margin, color=paint["band"], alpha=0.2, linewidth=0)
+        axes.axhline(1, color=paint["ink"], linewidth=0.8)
         inside = [at for at in each.at if not at.extrapolated]
         edge = inside[-1].flops if inside else 0.0
         below = [at for at in each.at if at.extrapolated and at.flops < edge]
@@ -41,9 +42,9 @@ def draw(view: View, paint: Paint) -> Figure:
             if len(part) < 2:
                 continue
             compute = [at.flops for at in part]
-            lower = [max(low, 100 * (at.multiplier.low - 1)) for at in part]
-            upper = [min(high, 100 * (at.multiplier.high - 1)) for at in part]
-            value = [100 * (at.multiplier.value - 1) for at in part]
+            lower = [max(low, at.multiplier.low) for at in part]
+            upper = [min(high, at.multiplier.high) for at in part]
+            value = [at.multiplier.value for at in part]
             if outside:
                 axes.fill_between(
                     compute, lower, upper, facecolor="none", edgecolor=colour, hatch="////", alpha=0.5, linewidth=0
@@ -62,13 +63,13 @@ def draw(view: View, paint: Paint) -> Figure:
         axes.set(xscale="log", ylim=(low, high))
         axes.set_title(f"{look.glyph} {each.arm}", fontsize=7.5)
         log_axis(axes.xaxis, flops, 3)
-        linear_axis(axes.yaxis, share, 4)
+        linear_axis(axes.yaxis, ratio, 4)
     figure.supxlabel("training compute, FLOPs", fontsize=8, color=paint["soft"])
-    figure.supylabel("compute gained; better ↑", fontsize=8, color=paint["soft"])
+    figure.supylabel("compute multiplier; better ↑", fontsize=8, color=paint["soft"])
     return figure
 
 
-def _ends(estimate: object, extrapolated: bool) -> list[float]:
+def _ends(estimate: Estimate, extrapolated: bool) -> list[float]:
     """What the scale has to hold: intervals where something was observed, and the line alone beyond."""
-    value, low, high = estimate.value, estimate.low, estimate.high  # type: ignore[attr-defined]
+    value, low, high = estimate.value, estimate.low, estimate.high
     return [end for end in ((value,) if extrapolated else (value, low, high)) if math.isfinite(end)]

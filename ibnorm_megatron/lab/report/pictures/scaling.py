@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...results import Surface
@@ -110,7 +111,7 @@ def _cells(view: View, arm: str) -> list[tuple[float, float, float, float]]:
     return sorted(each for each in found if math.isfinite(each[0]) and math.isfinite(each[1]))
 
 
-def _surface(view: View, fit: Surface, paint: Paint, axes: object) -> None:
+def _surface(view: View, fit: Surface, paint: Paint, axes: Axes) -> None:
     for size, parameters in view.sizes.items():
         near = [each for each in view.analysis.observations if each.size == size]
         if len({each.tokens for each in near}) < 2:
@@ -118,4 +119,4 @@ def _surface(view: View, fit: Surface, paint: Paint, axes: object) -> None:
         ratio = near[0].flops / near[0].tokens
         tokens = np.geomspace(min(each.tokens for each in near), max(each.tokens for each in near), 40)
         loss = fit.E.value + fit.A.value * parameters**-fit.alpha.value + fit.B.value * tokens**-fit.beta.value
-        axes.plot(tokens * ratio, loss, color=paint["soft"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)  # type: ignore[attr-defined]
+        axes.plot(tokens * ratio, loss, color=paint["soft"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
