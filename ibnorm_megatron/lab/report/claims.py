@@ -14,8 +14,8 @@ from .view import View
 #: What the words mean, in the order of the card.
 VOCABULARY: Mapping[Level, str] = MappingProxyType(
     {
-        "better": "it reaches the baseline's loss with less compute: p below 5 % after Holm's correction over arms, and none of its "
-        "runs lost. Where no surface can be fitted: its loss is lower, paired by seed",
+        "better": "it reaches the baseline's loss with less compute: p below 5 % after Holm's correction over arms, and none "
+        "of its runs lost. Where no surface can be fitted: its loss is lower, paired by seed",
         "worse": "the same the other way, whether runs were lost or not",
         "equivalent": "two one-sided tests at 5 % put it within the margin of equivalence, and none of its runs is lost; a "
         "difference within the margin counts as none",
@@ -52,9 +52,8 @@ def _evidence(view: View, arm: str) -> tuple[str, ...]:
     lines = []
     said = "p" if arm == view.analysis.control else "Holm p"
     if found:
-        lines.append(
-            f"compute multiplier {words.multiplier(found.mean)}, {said} {words.p_value(found.p_holm)}{_tost(found.p_equivalent)}"
-        )
+        p = f"{said} {words.p_value(found.p_holm)}{_tost(found.p_equivalent)}"
+        lines.append(f"compute multiplier {words.multiplier(found.mean)}, {p}")
         if found.in_seconds:
             lines.append(f"by wall-clock {words.multiplier(found.in_seconds)}")
     if pair:

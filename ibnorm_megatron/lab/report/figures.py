@@ -51,17 +51,17 @@ def _shown(view: View, plan: Plan) -> Shown:
 
 
 def _forest_caption(view: View) -> str:
-    margin = words.margin(view.analysis.equivalence)
+    baseline, control = view.analysis.baseline, view.analysis.control
     text = (
         "Lines are 95 % intervals, Student’s where losses are paired; the thin line below is the sign-flip permutation test’s."
     )
-    fitted = f" Dashed: the margin of {margin} below which a difference is called none." if view.analysis.multipliers else ""
-    control = view.analysis.control
-    band = (
-        f" Grey band: {control}, the baseline by another code path: what this comparison shows where there is nothing to show."
-    )
-    text = multiplier + text + fitted if fitted else text
-    return text + (band if control else " There is no identity control, so the comparison’s own noise is not known.")
+    if view.analysis.multipliers:
+        margin = words.margin(view.analysis.equivalence)
+        worth = f"A multiplier of 1.05 says that {baseline} needs 1.05 times the compute for the same loss."
+        text = f"{worth} {text} Dashed: the margin of {margin} below which a difference is called none."
+    if control:
+        return f"{text} Grey band: {control}, the baseline by another code path: what is seen where there is nothing to see."
+    return f"{text} There is no identity control, so the comparison’s own noise is not known."
 
 
 def _forest_description(view: View) -> str:
@@ -188,7 +188,7 @@ _PLANS = (
         cost.draw,
         cost.lacks,
         lambda view: (
-            f"A point is a run against that of {view.analysis.baseline} of the same size, length and seed; a line is the median."
+            f"A point is a run against that of {view.analysis.baseline} of the same size, length and seed, a line their median."
         ),
         _cost_description,
     ),

@@ -27,7 +27,8 @@ _FLAGS = (
     "--virtual-time-budget=10000",
 )
 _FRAME = """<!DOCTYPE html><html style="color-scheme: {scheme}"><body style="margin: 0">
-<iframe id="frame" style="border: 0; display: block; color-scheme: {scheme}; width: {width}px; height: {height}px" srcdoc="{page}">
+<iframe id="frame" srcdoc="{page}"
+  style="border: 0; display: block; color-scheme: {scheme}; width: {width}px; height: {height}px">
 </iframe><script>
 document.getElementById("frame").addEventListener("load", (event) => {{
   const page = event.target.contentDocument, root = page.documentElement;

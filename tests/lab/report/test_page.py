@@ -6,7 +6,6 @@ import csv
 import html.parser
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
