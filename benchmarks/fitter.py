@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.fitter --simulations 500 --processes 2 --out benchmarks/results/fitter
 
-A study of a scenario is drawn again and again from the surface that Besiroglu et al. (arXiv 2404.10102) fit to Hoffmann et al.'s
-runs, its A and B rescaled for models of less than a million parameters. Noise on the loss has a standard deviation drawn for each
-study from 0.002 to 0.005 nats and correlates by 0.5 over arms of a seed; a share of both halves is common to all decays of a run.
+A study of a scenario is drawn again and again from the surface that Besiroglu et al. (arXiv 2404.10102) fit to Hoffmann et
+al.'s runs, its A and B rescaled for models of less than a million parameters. Noise on the loss has a standard deviation drawn
+for each study from 0.002 to 0.005 nats and correlates by 0.5 over arms of a seed; a share of both halves is common to all
+decays of a run.
 """
 
 from __future__ import annotations

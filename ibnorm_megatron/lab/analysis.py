@@ -62,7 +62,7 @@ def analyze(
         warnings.append(f"No loss surface was fit, so nothing is said in compute: {error}.")
     pairs = pair_arms(table, control, margin or (lambda _: math.nan), seed)
     warnings += _about_control(control, found, pairs)
-    verdicts = give_verdicts(table, found, pairs, equivalence)
+    verdicts = give_verdicts(table, found, pairs, control, equivalence)
     return Analysis(baseline, control, equivalence, tuple(observations), pairs, surface, found, verdicts, tuple(warnings))
 
 
@@ -98,8 +98,8 @@ def _about_runs(table: Table, control: str | None) -> Iterator[str]:
         yield "There are fewer than three seeds of a size: intervals over so few are wide, and rest on the sizes being alike."
     if sum(seeds.values()) < 6:
         yield (
-            f"There are {sum(seeds.values())} pairs of size and seed; with fewer than six no sign-flip test can reach 5 %, so its "
-            "intervals are infinite and p is that of t."
+            f"There are {sum(seeds.values())} pairs of size and seed; with fewer than six no sign-flip test can reach 5 %, so "
+            "its intervals are infinite and p is that of t."
         )
     if control is None:
         yield "No arm is the baseline by another code path, so nobody knows what differences this comparison shows by itself."
@@ -124,8 +124,8 @@ def _about_multipliers(table: Table, joint: Joint, found: Sequence[Multiplier], 
     for one in found:
         if one.u0.low > one.profile_u0.high or one.u0.high < one.profile_u0.low:
             yield (
-                f"{one.arm}: the bootstrap's interval of u0 and the likelihood's do not meet; some of its runs are far from what "
-                "the surface and Gaussian noise allow."
+                f"{one.arm}: the bootstrap's interval of u0 and the likelihood's do not meet; some of its runs are far from "
+                "what the surface and Gaussian noise allow."
             )
 
 
@@ -133,8 +133,8 @@ def _about_control(control: str | None, found: Sequence[Multiplier], pairs: Sequ
     p = {row.arm: row.p for row in pairs if row.size is None} | {row.arm: row.p_u0 for row in found}
     if control is not None and p.get(control, 1.0) < 0.05:
         yield (
-            f"The control {control} differs from the baseline (p {p[control]:.2g}), and should not: the comparison's own noise is "
-            "not understood, and no other difference of this size means anything."
+            f"The control {control} differs from the baseline (p {p[control]:.2g}), and should not: the comparison's own noise "
+            "is not understood, and no other difference of this size means anything."
         )
     if control is not None and control not in p:
         yield f"The control {control} has no pair with the baseline, so the comparison's own noise is not known."

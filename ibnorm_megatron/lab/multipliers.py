@@ -7,16 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .pairing import Table, as_points, exponential, slowdown
 from .results import At, Estimate, Multiplier, Observation, Surface
-from .statistics import paired
+from .statistics import Floats, paired
 from .statistics.bootstrap import Bootstrap, bootstrap
 from .statistics.profile import Likelihood, estimate_parts, maximize
 from .statistics.surface import Fit, NotIdentified, Points, fit_joint, make_form, minimize, predict
-
-Floats = NDArray[np.float64]
 
 #: Computes within the observed range at which a multiplier is given, and factors beyond it.
 _WITHIN, _BEYOND = 5, (10.0, 100.0)
@@ -55,6 +52,7 @@ def fit_arms(table: Table, resamples: int, seed: int) -> Joint:
     sloped = fit_joint(points)
     level = _without_slopes(sloped)
     parts = estimate_parts(sloped)
+    likely = maximize(sloped, parts)
     computes = _computes(points)
     return Joint(
         arms,
@@ -62,8 +60,8 @@ def fit_arms(table: Table, resamples: int, seed: int) -> Joint:
         level,
         bootstrap(sloped, _combinations(sloped, computes), resamples=resamples, seed=seed),
         bootstrap(level, _combinations(level, computes), resamples=resamples, seed=seed),
-        maximize(sloped, parts),
-        maximize(level, parts),
+        likely,
+        maximize(level, parts, likely),
         computes,
     )
 
@@ -114,7 +112,7 @@ def fit_alone(fit: Fit, resamples: int, seed: int) -> Surface:
 
 def margin_of(fit: Fit, equivalence: float) -> Callable[[Observation], float]:
     """What a share of compute is worth in nats: L at N, D less L at both times sqrt(1 + share)."""
-    e, a, b, alpha, beta = fit.constants
+    _, a, b, alpha, beta = fit.constants
 
     def worth(observation: Observation) -> float:
         gain = (1 + equivalence) ** 0.5
@@ -128,9 +126,7 @@ def margin_of(fit: Fit, equivalence: float) -> Callable[[Observation], float]:
 def multipliers_of(table: Table, joint: Joint, control: str | None, equivalence: float) -> tuple[tuple[Multiplier, ...], str]:
     """Every arm's multiplier, and why the largest size could not be left out (empty where it could)."""
     left_out, why = _largest_left_out(table, joint.arms)
-    rows = [
-        _multiplier(table, joint, number, left_out[number], equivalence) for number in range(1, len(joint.arms))
-    ]
+    rows = [_multiplier(table, joint, number, left_out[number], equivalence) for number in range(1, len(joint.arms))]
     corrected = paired.holm({row.arm: row.p_u0 for row in rows if row.arm != control})
     return tuple(replace(row, p_holm=corrected.get(row.arm, row.p_u0)) for row in rows), why
 
@@ -167,7 +163,10 @@ def _multiplier(table: Table, joint: Joint, number: int, left_out: float, equiva
 
 
 def _over(gain: Estimate, slower: Estimate) -> Estimate:
-    """The quotient of two independent estimates: half widths of logarithms add in squares (Zou and Donner, Stat. Med. 27, 2008)."""
+    """The quotient of two independent estimates: half widths of logarithms add in squares.
+
+    Zou and Donner, Stat. Med. 27 (2008).
+    """
     logs = [[float(np.log(end)) for end in (one.value, one.low, one.high)] for one in (gain, slower)]
     value = logs[0][0] - logs[1][0]
     down = math.hypot(logs[0][0] - logs[0][1], logs[1][2] - logs[1][0])

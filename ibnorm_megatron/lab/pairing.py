@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .results import Estimate, Observation, Paired
-from .statistics import paired
+from .statistics import Ints, paired
 from .statistics.surface import Points
 
 #: Size, horizon, seed.
@@ -143,7 +143,7 @@ def as_points(table: Table, arms: Sequence[str]) -> Points:
     )
 
 
-def _numbers(names: Sequence[object]) -> np.typing.NDArray[np.intp]:
+def _numbers(names: Sequence[object]) -> Ints:
     known = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([known[name] for name in names], dtype=np.intp)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .pairing import Table
+from .pairing import Table, slowdown
 from .results import Estimate, Level, Multiplier, Paired, Verdict
 
 #: Below it a difference, its change with compute, or its being within the margin is claimed.
@@ -13,18 +13,17 @@ ALPHA = 0.05
 
 
 def give_verdicts(
-    table: Table, multipliers: Sequence[Multiplier], pairs: Sequence[Paired], equivalence: float
+    table: Table, multipliers: Sequence[Multiplier], pairs: Sequence[Paired], control: str | None, equivalence: float
 ) -> tuple[Verdict, ...]:
     """A verdict for every arm but the baseline.
 
     ``failed``: it has no pair with the baseline, or half or more of the baseline's runs have no counterpart of its own.
     ``equivalent``: both one-sided tests at 5 % put its multiplier within the margin (where there is no surface nothing is
     equivalent, since a margin in compute is worth an unknown loss). A difference within the margin that is surely not zero is
-    still none: that is what the margin says.
-    ``better``, ``worse``: p after Holm's correction below 5 %, and the sign. Of the multiplier where there is a surface, else of the
-    paired differences. The control's p is not corrected, so that it is easily seen to differ.
-    ``undecided``: all else. An arm that lost runs which the baseline did not is neither better nor equivalent, whatever the others
-    show; it can be worse.
+    still none: that is what the margin says. ``better``, ``worse``: p after Holm's correction below 5 %, and the sign. Of the
+    multiplier where there is a surface, else of the paired differences. The control's p is not corrected, so that it is easily
+    seen to differ. ``undecided``: all else. An arm that lost runs which the baseline did not is neither better nor equivalent,
+    whatever the others show; it can be worse.
 
     Levels are by compute. Where seconds are known the sentence goes on with the clock, and says so if an arm wins by one and
     loses by the other.
@@ -32,11 +31,12 @@ def give_verdicts(
     of_multiplier = {one.arm: one for one in multipliers}
     overall = {one.arm: one for one in pairs if one.size is None}
     return tuple(
-        _verdict(table, arm, of_multiplier.get(arm), overall.get(arm), equivalence) for arm in table.arms[1:]
+        _verdict(table, arm, of_multiplier.get(arm), overall.get(arm), "p" if arm == control else "Holm p", equivalence)
+        for arm in table.arms[1:]
     )
 
 
-def _verdict(table: Table, arm: str, gain: Multiplier | None, pair: Paired | None, equivalence: float) -> Verdict:
+def _verdict(table: Table, arm: str, gain: Multiplier | None, pair: Paired | None, named: str, equivalence: float) -> Verdict:
     lost, of = len(table.lost(arm)), len(table.good[table.arms[0]])
     if pair is None or 2 * lost >= of:
         return Verdict(arm, "failed", f"{arm} failed: {_lost(table, arm)}.")
@@ -49,19 +49,21 @@ def _verdict(table: Table, arm: str, gain: Multiplier | None, pair: Paired | Non
     elif p < ALPHA:
         level = "better" if better else "worse"
     blocked = lost > 0 and level in ("better", "equivalent")
-    sentence = _by_compute(table, gain, level, equivalence) if gain else _by_loss(table, pair, level)
+    sentence = _by_compute(table, gain, level, named, equivalence) if gain else _by_loss(table, pair, level, named)
     if blocked:
         sentence += f"; but {_lost(table, arm)}, so this is not decided"
         level = "undecided"
     elif lost:
         sentence += f"; {_lost(table, arm)}"
     further = [_by_clock(gain)] if gain and gain.in_seconds else []
+    if not gain and (slower := slowdown(table, arm)):
+        further.append(_takes(slower))
     if gain and gain.p_u1 < ALPHA and math.isfinite(gain.u1.low):
         further.append(_by_size(gain))
     return Verdict(arm, level, ". ".join([sentence, *further]) + ".")
 
 
-def _by_compute(table: Table, gain: Multiplier, level: Level, equivalence: float) -> str:
+def _by_compute(table: Table, gain: Multiplier, level: Level, named: str, equivalence: float) -> str:
     arm, baseline = gain.arm, table.arms[0]
     up_to = f"up to {_flops(max(one.flops for one in gain.at if not one.extrapolated))} FLOPs"
     if level == "equivalent":
@@ -69,39 +71,42 @@ def _by_compute(table: Table, gain: Multiplier, level: Level, equivalence: float
             f"{arm} is equivalent to {baseline} within {_percent(equivalence)} of compute: it needs {_amount(gain.mean)} "
             f"({_range(gain.mean)}; TOST p {_p(gain.p_equivalent)}) {up_to}"
         )
+    what = f"{_amount(gain.mean)} ({_range(gain.mean)}; {named} {_p(gain.p_holm)}) {up_to}"
     if level == "undecided":
-        return (
-            f"No difference of {arm} from {baseline} can be claimed: it reaches its loss with {_amount(gain.mean)} "
-            f"({_range(gain.mean)}; Holm p {_p(gain.p_holm)}) {up_to}"
-        )
-    return f"{arm} reaches {baseline}'s loss with {_amount(gain.mean)} ({_range(gain.mean)}; Holm p {_p(gain.p_holm)}) {up_to}"
+        return f"No difference of {arm} from {baseline} can be claimed: it reaches its loss with {what}"
+    return f"{arm} reaches {baseline}'s loss with {what}"
 
 
-def _by_loss(table: Table, pair: Paired, level: Level) -> str:
-    way = "lower" if pair.by_t.value < 0 else "higher"
-    ends = sorted((abs(pair.by_t.low), abs(pair.by_t.high))) if pair.by_t.low * pair.by_t.high > 0 else None
-    span = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else f"{-pair.by_t.high:.4f} lower to {-pair.by_t.low:.4f} lower"
-    if ends is None and math.isinf(pair.by_t.low):
-        span = "unbounded, of one cluster"
-    elif ends is None:
-        span = f"{-pair.by_t.low:.4f} lower to {pair.by_t.high:.4f} higher"
-    what = f"{abs(pair.by_t.value):.4f} nats {way} (95 % interval {span}; Holm p {_p(pair.p_holm)}; {pair.pairs} pairs)"
+def _by_loss(table: Table, pair: Paired, level: Level, named: str) -> str:
+    """Without a surface: in nats."""
+    low, high, way = pair.by_t.low, pair.by_t.high, "lower" if pair.by_t.value < 0 else "higher"
+    if math.isinf(low):
+        span = "unbounded, since there is one seed of one size"
+    elif low * high > 0:
+        span = "{:.4f} to {:.4f}".format(*sorted((abs(low), abs(high))))
+    else:
+        span = f"{-low:.4f} lower to {high:.4f} higher"
+    rest = f"(95 % interval {span}; {named} {_p(pair.p_holm)}; {pair.pairs} pairs)"
+    loss = f"loss is {abs(pair.by_t.value):.4f} nats {way} than {table.arms[0]}'s {rest}"
     if level == "undecided":
-        return f"No difference of {pair.arm} from {table.arms[0]} can be claimed: its loss is {what}"
-    return f"{pair.arm}'s loss is {what} than {table.arms[0]}'s"
+        return f"No difference of {pair.arm} from {table.arms[0]} can be claimed: its {loss}"
+    return f"{pair.arm}'s {loss}"
+
+
+def _takes(slower: Estimate) -> str:
+    return f"A step takes {_percent(abs(slower.value - 1))} {'more' if slower.value >= 1 else 'less'} time"
 
 
 def _by_clock(gain: Multiplier) -> str:
     slower, clock = gain.slowdown, gain.in_seconds
     assert slower and clock
-    rate = "more" if slower.value >= 1 else "less"
-    takes = f"A step takes {_percent(abs(slower.value - 1))} {rate} time"
+    takes, needs = _takes(slower), f"it needs {_amount(clock, 'time')} ({_range(clock)})"
     if clock.high < 1 and gain.p_holm < ALPHA and gain.mean.value > 1:
-        return f"{takes}, and so it loses by the clock what it wins by compute: it needs {_amount(clock, 'time')} ({_range(clock)})"
+        return f"{takes}, and so it loses by the clock what it wins by compute: {needs}"
     if clock.low > 1 and gain.p_holm < ALPHA and gain.mean.value < 1:
-        return f"{takes}, and so it wins by the clock: it needs {_amount(clock, 'time')} ({_range(clock)})"
+        return f"{takes}, and so it wins by the clock: {needs}"
     if clock.low > 1 or clock.high < 1:
-        return f"{takes}; by the clock it needs {_amount(clock, 'time')} ({_range(clock)})"
+        return f"{takes}; by the clock {needs}"
     return f"{takes}; by the clock no difference can be claimed: {_amount(clock, 'time')} ({_range(clock)})"
 
 
@@ -119,7 +124,7 @@ def _lost(table: Table, arm: str) -> str:
     lost, of = table.lost(arm), len(table.good[table.arms[0]])
     where = ", ".join(f"size {size} x {horizon:g} tokens a parameter, seed {seed}" for size, horizon, seed in lost[:3])
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return f"{len(lost)} of its {of} runs have no loss ({where}{more})"
+    return f"{len(lost)} of its {of} ends of training have no loss ({where}{more})"
 
 
 def _amount(multiplier: Estimate, of: str = "compute") -> str:

@@ -9,7 +9,9 @@ from importlib import import_module
 HELP = "compare norms: plan a study, run it, report what it shows, or fit results that were logged elsewhere"
 
 #: Action -> module of this package, in the order that --help shows.
-ACTIONS: dict[str, str] = {}
+ACTIONS: dict[str, str] = {
+    "fit": "fit",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

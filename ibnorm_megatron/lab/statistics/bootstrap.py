@@ -1,15 +1,16 @@
 """Intervals of the fitted parameters by a cluster bootstrap that stays right with few clusters.
 
-A cluster is a size and seed, over all arms and horizons: it keeps whatever its runs share, and the whole of it is drawn together.
-With three seeds a size, drawing clusters with replacement would leave sizes with one seed in a resample, and its variance would be
-a third too small; so clusters stay where they are and their scores are multiplied by random weights instead (the wild cluster
-bootstrap; Cameron, Gelbach and Miller, Rev. Econ. Stat. 90, 2008), with Webb's six weights, since nine clusters have few signs
-(Webb, Queen's Economics Dept. WP 1315). It is studentized by the cluster jackknife's standard error, and its scores are those of
-the jackknife (WCU-S of MacKinnon, Nielsen and Webb, arXiv 2301.04527, section 4), linearized at the fit as for other
-M-estimators (the same authors, arXiv 2406.00650, section 5), so nothing is fit again.
+A cluster is a size and seed, over all arms and horizons: it keeps whatever its runs share, and the whole of it is drawn
+together. With three seeds a size, drawing clusters with replacement would leave sizes with one seed in a resample, and its
+variance would be a third too small; so clusters stay where they are and their scores are multiplied by random weights instead
+(the wild cluster bootstrap; Cameron, Gelbach and Miller, Rev. Econ. Stat. 90, 2008), with Webb's six weights, since nine
+clusters have few signs (Webb, Queen's Economics Dept. WP 1315). It is studentized by the cluster jackknife's standard error,
+and its scores are those of the jackknife (WCU-S of MacKinnon, Nielsen and Webb, arXiv 2301.04527), linearized at the
+fit as for other M-estimators (the same authors, arXiv 2406.00650), so nothing is fit again.
 
-In simulations its quantiles alone cover u1 in 91 to 96 of 100 studies of nine clusters. So they are taken to be at least Student's
-with clusters - 1 degrees of freedom, one less where multipliers have slopes: with these it is 94 to 97 (docs/statistics.md).
+In simulations its quantiles alone cover u1 in 91 to 96 of 100 studies of nine clusters. So they are taken to be at least
+Student's with clusters - 1 degrees of freedom, one less where multipliers have slopes: with these it is 94 to 97
+(docs/statistics.md).
 """
 
 from __future__ import annotations
@@ -17,14 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from ..results import LEVEL, Estimate
+from . import Floats
 from .paired import one_sided_pair
 from .surface import DELTA, Fit
-
-Floats = NDArray[np.float64]
 
 #: Webb's: mean 0, variance 1, six values, so that six clusters have 46,656 resamples and not 64.
 _WEIGHTS = np.array([-np.sqrt(1.5), -1.0, -np.sqrt(0.5), np.sqrt(0.5), 1.0, np.sqrt(1.5)])

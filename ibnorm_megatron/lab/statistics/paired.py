@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from ..results import LEVEL, Estimate
-
-Floats = NDArray[np.float64]
+from . import Floats
 
 #: Up to so many clusters all sign flips are enumerated.
 EXACT = 16
@@ -42,7 +40,8 @@ class Clusters:
         names = list(dict.fromkeys(clusters))
         places = [names.index(name) for name in clusters]
         values = np.asarray(differences, dtype=np.float64)
-        return cls(np.bincount(places, values, len(names)), np.bincount(places, minlength=len(names)).astype(np.float64))
+        counts = np.bincount(places, minlength=len(names)).astype(np.float64)
+        return cls(np.bincount(places, values, len(names)).astype(np.float64), counts)
 
     @property
     def mean(self) -> float:
@@ -53,7 +52,7 @@ class Clusters:
     def standard_error(self) -> float:
         """Of the mean, from the spread of clusters; NaN for one cluster.
 
-        That of a ratio of two sums (Cochran, Sampling Techniques, 1977, equation 6.12 without the finite population); where all
+        That of a ratio of two sums (Cochran, Sampling Techniques, 1977, chapter 6); where all
         clusters hold equally many pairs it is that of the mean of their means.
         """
         n = len(self.sums)
@@ -82,8 +81,8 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     Under symmetric noise every cluster's difference from the true mean may have had the other sign (Fisher, The Design of
     Experiments, 1935, section 21). The mean of the flipped ones passes that of the observed ones exactly where the true mean
     passes the mean of the clusters that were flipped. So the interval, all values that the test does not refuse, ends at order
-    statistics of the means of subsets (Hartigan, Using subsample values as typical values, JASA 64, 1969). All 2^n - 1 subsets up
-    to :data:`EXACT` clusters, :data:`DRAWN` random ones beyond (Phipson and Smyth, arXiv 1603.05766: the observed signs are
+    statistics of the means of subsets (Hartigan, Using subsample values as typical values, JASA 64, 1969). All 2^n - 1 subsets
+    up to :data:`EXACT` clusters, :data:`DRAWN` random ones beyond (Phipson and Smyth, arXiv 1603.05766: the observed signs are
     counted too, so p is never zero).
     """
     n, mean = len(clusters.sums), clusters.mean
@@ -108,8 +107,8 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
 def equivalence(clusters: Clusters, margin: float) -> float:
     """The larger p of two one-sided t tests: that the mean is below ``-margin``, and that it is above ``margin``.
 
-    Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987): equivalent at 5 % where it is below 0.05, which is where the 90 % interval
-    lies within the margin. NaN without a margin; 1 for one cluster.
+    Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987): equivalent at 5 % where it is below 0.05, which is where the 90 %
+    interval lies within the margin. NaN without a margin; 1 for one cluster.
     """
     if math.isnan(margin):
         return math.nan

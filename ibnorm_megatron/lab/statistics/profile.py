@@ -1,12 +1,13 @@
 """Intervals by profile likelihood, of a Gaussian model that knows which runs share what.
 
 The residual of log L is the sum of four independent parts: of the size and seed (initial weights and data order are the same in
-all arms), of the horizon in it, of the run, which all its decays share, and of the decay. Their variances are found by restricted
-maximum likelihood (Patterson and Thompson, Biometrika 58, 1971), pooled over arms. The first two are common to all arms and so
-say nothing of a multiplier; without them its interval would be several times too wide, and without the third too narrow.
+all arms), of the horizon in it, of the run, which all its decays share, and of the decay. Their variances are found by
+restricted maximum likelihood (Patterson and Thompson, Biometrika 58, 1971), pooled over arms. The first two are common to all
+arms and so say nothing of a multiplier; without them its interval would be several times too wide, and without the third too
+narrow.
 
-With the ratios of variances held, the surface is fit by generalized least squares, and a parameter's interval is where fixing it
-costs no more than F allows: RSS(fixed) - RSS <= s^2 t^2 (Bates and Watts, Nonlinear Regression Analysis, 1988, section 6.1).
+With the ratios of variances held, the surface is fit by generalized least squares, and a parameter's interval is where fixing
+it costs no more than F allows: RSS(fixed) - RSS <= s^2 t^2 (Bates and Watts, Nonlinear Regression Analysis, 1988, chapter 6).
 Unlike the bootstrap it takes all arms to be equally noisy, and Gaussian.
 """
 
@@ -15,14 +16,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from ..results import LEVEL, Estimate
+from . import Floats, Ints
 from .surface import Fit, Form, Points
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+#: Fits and estimates of the parts' variances in turn at most, and the relative change below which they end.
+_ROUNDS, _SETTLED = 4, 0.1
+
+#: Bounds of the logarithm of a part's variance over that of a decay.
+_LOG_RATIOS = (-9.0, 16.0)
 
 #: Gauss-Newton steps at most, and the relative gain below which they end.
 _STEPS, _ENOUGH = 30, 1e-9
@@ -37,7 +41,7 @@ class Whitener:
         factors: lower Cholesky factors of the blocks' covariance over that of a decay, ``[g, m, m]``.
     """
 
-    places: NDArray[np.intp]
+    places: Ints
     factors: Floats
 
     def __call__(self, values: Floats) -> Floats:
@@ -93,33 +97,51 @@ class Likelihood:
 
 
 def estimate_parts(fit: Fit) -> Whitener:
-    """The parts' variances from a fit's residuals."""
-    places = _blocks(fit.points.block)
-    same = [_together(group, places) for group in _groups(fit.points)]
-    working = fit.residuals + fit.derivatives @ fit.free
-    return Whitener(places, _factors(places, same, _ratios(places, same, fit.derivatives, working)))
+    """The parts' variances: from the residuals of a fit, then of the fit that they lead to, until they stay.
+
+    The first fit may be off by the noise that a seed's runs share, and the surface bends over that by more than decays differ.
+    """
+    form, points, free = fit.form, fit.points, fit.free
+    places = _blocks(points.block)
+    same = [_together(group, places) for group in _groups(points)]
+    logs: Floats = np.full(len(same), -0.5)
+    for _ in range(_ROUNDS):
+        fitted, derivatives = form.evaluate(free, points)
+        working = points.log_loss - fitted + derivatives @ free
+        before, logs = logs, _log_ratios(places, same, derivatives, working, logs)
+        whitener = Whitener(places, _factors(places, same, np.exp(logs)))
+        free, _ = _gauss_newton(form, points, whitener, free)
+        if np.abs(np.exp(logs - before) - 1).max(initial=0.0) < _SETTLED:
+            break
+    return whitener
 
 
-def maximize(fit: Fit, whitener: Whitener) -> Likelihood:
-    """Fit again, by generalized least squares."""
+def maximize(fit: Fit, whitener: Whitener, full: Likelihood | None = None) -> Likelihood:
+    """Fit again, by generalized least squares.
+
+    Args:
+        fit: where to start.
+        whitener: of its points.
+        full: a fit with more parameters, whose variance is taken: what one arm's missing slope leaves over is no other's noise.
+    """
     points, form = fit.points, fit.form
     free, rss = _gauss_newton(form, points, whitener, fit.free)
     jacobian = whitener(form.evaluate(free, points)[1])
-    variance = rss / max(1, len(points.arm) - form.size)
+    variance = full.variance if full else rss / max(1, len(points.arm) - form.size)
     clusters = len(np.unique(points.block))
     freedom = (form.arms - 1) * (clusters - 1 - form.slopes)
     covariance = variance * np.linalg.pinv(jacobian.T @ jacobian, hermitian=True)
     return Likelihood(form, points, whitener, free, rss, variance, covariance, freedom)
 
 
-def _groups(points: Points) -> list[NDArray[np.intp]]:
+def _groups(points: Points) -> list[Ints]:
     """Who shares a part: cluster; cell of it; run. One that is the same as another, or everyone's own, is left out."""
     shared = [
         points.block,
         np.unique(np.stack([points.block, points.cell]), axis=1, return_inverse=True)[1].ravel(),
         np.unique(np.stack([points.arm, points.branch]), axis=1, return_inverse=True)[1].ravel(),
     ]
-    kept: list[NDArray[np.intp]] = []
+    kept: list[Ints] = []
     seen = {tuple(range(len(points.arm)))}
     for group in shared:
         # The same partition has the same first members.
@@ -131,7 +153,7 @@ def _groups(points: Points) -> list[NDArray[np.intp]]:
     return kept
 
 
-def _blocks(block: NDArray[np.intp]) -> NDArray[np.intp]:
+def _blocks(block: Ints) -> Ints:
     members = [np.flatnonzero(block == name) for name in np.unique(block)]
     places = np.full((len(members), max(map(len, members))), -1)
     for row, own in zip(places, members, strict=True):
@@ -139,13 +161,14 @@ def _blocks(block: NDArray[np.intp]) -> NDArray[np.intp]:
     return places
 
 
-def _together(group: NDArray[np.intp], places: NDArray[np.intp]) -> Floats:
+def _together(group: Ints, places: Ints) -> Floats:
     """1 where two points of a block are of one group, ``[g, m, m]``."""
     names = np.where(places >= 0, group[places], -1 - np.arange(places.shape[1]))
-    return (names[:, :, None] == names[:, None, :]).astype(np.float64)
+    together: Floats = (names[:, :, None] == names[:, None, :]).astype(np.float64)
+    return together
 
 
-def _factors(places: NDArray[np.intp], same: list[Floats], ratios: Floats) -> Floats:
+def _factors(places: Ints, same: list[Floats], ratios: Floats) -> Floats:
     covariance = np.tile(np.eye(places.shape[1]), (len(places), 1, 1))
     for ratio, together in zip(ratios, same, strict=True):
         covariance += ratio * together
@@ -154,10 +177,10 @@ def _factors(places: NDArray[np.intp], same: list[Floats], ratios: Floats) -> Fl
     return np.linalg.cholesky(np.where(both, covariance, np.eye(places.shape[1])))
 
 
-def _ratios(places: NDArray[np.intp], same: list[Floats], jacobian: Floats, working: Floats) -> Floats:
-    """Variances of the parts over that of a decay, by restricted maximum likelihood of the linearized fit."""
+def _log_ratios(places: Ints, same: list[Floats], jacobian: Floats, working: Floats, start: Floats) -> Floats:
+    """Logarithms of the parts' variances over that of a decay, by restricted maximum likelihood of the linearized fit."""
     if not same:
-        return np.zeros(0)
+        return start
     basis = np.linalg.qr(jacobian)[0]
     both = np.concatenate([basis, working[:, None]], axis=1)
     # Scaled, so that the last pivot is no rounding beside the fitted part.
@@ -173,13 +196,14 @@ def _ratios(places: NDArray[np.intp], same: list[Floats], jacobian: Floats, work
         own = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum()
         return float(2 * own + 2 * pivots[:-1].sum() + 2 * freedom * pivots[-1])
 
-    found = optimize.minimize(
-        deviance, np.full(len(same), -0.5), method="L-BFGS-B", bounds=[(-9.0, 7.0)] * len(same), options={"ftol": 1e-7}
-    )
-    return np.exp(found.x)
+    found = optimize.minimize(deviance, start, method="L-BFGS-B", bounds=[_LOG_RATIOS] * len(same), options={"ftol": 1e-7})
+    logs: Floats = found.x
+    return logs
 
 
-def _gauss_newton(form: Form, points: Points, whitener: Whitener, start: Floats, held: int | None = None) -> tuple[Floats, float]:
+def _gauss_newton(
+    form: Form, points: Points, whitener: Whitener, start: Floats, held: int | None = None
+) -> tuple[Floats, float]:
     """Generalized least squares from a start, with one parameter held or none; returns parameters and the sum of squares."""
     moving = np.array([place for place in range(form.size) if place != held])
     free = start.copy()

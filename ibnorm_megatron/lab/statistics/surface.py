@@ -2,10 +2,10 @@
 
     log L = log(E + A (N sqrt(m))^-alpha + B (D sqrt(m))^-beta),   ln m = u0 + u1 ln(C / C0), 0 for the baseline
 
-(Hoffmann et al., arXiv 2203.15556, equation 2, for the surface.) With C proportional to N D, an arm of multiplier m has the loss
-that the baseline reaches with m times the compute, spent in the same ratio of tokens to parameters. The objective is that of
-Hoffmann et al., equation 3: the sum of Huber losses of residuals of log L, delta 0.001. It is the sum: with their mean, optimizers
-stop too early (Besiroglu et al., arXiv 2404.10102, section 3.1).
+(Hoffmann et al., arXiv 2203.15556, equation 2, for the surface.) With C proportional to N D, an arm of multiplier m has the
+loss that the baseline reaches with m times the compute, spent in the same ratio of tokens to parameters. The objective is that
+of Hoffmann et al., equation 3: the sum of Huber losses of residuals of log L, delta 0.001. It is the sum: with their mean,
+optimizers stop too early (Besiroglu et al., arXiv 2404.10102).
 
 Where alpha and beta are given, E, A and B are linear. So the many starts are a grid over these two with least squares for the
 rest (variable projection; Golub and Pereyra, 1973; for this surface arXiv 2603.22339), and the best of them go to the full fit.
@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.intp]
+from . import Floats, Ints
 
 #: Of Huber's loss, on residuals of log L.
 DELTA = 1e-3
@@ -79,8 +78,8 @@ class Points:
 class Form:
     """What the surface's parameters mean for some points: centres, and which are held.
 
-    Free parameters are log E, log A - alpha mean(log N), log B - beta mean(log D), alpha, beta unless ``tied``, then u0 and, with
-    ``slopes``, u1 of every arm but the baseline. Centring makes them nearly uncorrelated, so they are well scaled.
+    Free parameters are log E, log A - alpha mean(log N), log B - beta mean(log D), alpha, beta unless ``tied``, then u0 and,
+    with ``slopes``, u1 of every arm but the baseline. Centring makes them nearly uncorrelated, so they are well scaled.
 
     Attributes:
         centre_n, centre_d, centre_c: means of the logarithms.
@@ -201,8 +200,8 @@ def check(points: Points) -> bool:
 
 def make_form(points: Points, *, slopes: bool = True, tied: bool = False) -> Form:
     """The form for these points: its centres are their means."""
-    centres = [float(values.mean()) for values in (points.log_n, points.log_d, points.log_c)]
-    return Form(*centres, arms=points.arms, slopes=slopes, tied=tied)
+    n, d, c = (float(values.mean()) for values in (points.log_n, points.log_d, points.log_c))
+    return Form(n, d, c, arms=points.arms, slopes=slopes, tied=tied)
 
 
 def fit_surface(points: Points) -> Fit:
