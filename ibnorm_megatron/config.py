@@ -106,7 +106,7 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
     over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
     between = (_sequence_shards, _stages, _heads_over_context_ranks, _sequence_length)
-    for check in (_norms, _noise, _compiled, _layout, _batch, *between, *over_tensor_ranks):
+    for check in (_norms, _noise, _compiled, _layout, _batch, _saved_steps, *between, *over_tensor_ranks):
         with suppress(UserError):  # what was refused is reported already
             yield from check(config, world_size)
 
@@ -144,6 +144,12 @@ def _batch(config: Config, world_size: int | None) -> Iterator[Problem]:
     world = layout.model_parallel if world_size is None else world_size
     if world > 0 and world % layout.model_parallel == 0:
         yield from config.train.problems(layout.data(world))
+
+
+def _saved_steps(config: Config, _: int | None) -> Iterator[Problem]:
+    if past := [step for step in config.checkpoint.at if step > config.train.steps]:
+        why = f"the run ends after train.steps {config.train.steps}"
+        yield Problem("checkpoint.at", str(past[0]), why, "take that step out or set more train.steps")
 
 
 def _sequence_shards(config: Config, _: int | None) -> Iterator[Problem]:

@@ -169,6 +169,11 @@ def read_record(folder: Path) -> CheckpointRecord:
     raise UserError(Problem("the checkpoint's record", str(path), why, "restore it from a copy, or use an older checkpoint"))
 
 
+def hash_of(record: CheckpointRecord) -> str:
+    """What a checkpoint's record says of itself under ``hash``."""
+    return _hash(record.model_dump(mode="json"))
+
+
 def damages(folder: Path, record: CheckpointRecord, files: Iterable[str]) -> Iterator[Problem]:
     """Which of these files are not as they were written: every byte is read and hashed."""
     mend = "restore it from a copy, or use an older checkpoint"

@@ -20,6 +20,9 @@ class Loader:
         dataset: what the samples come from.
         ahead: steps whose batches a thread makes while the one before them is taken; 0: no thread, each when it is asked for.
         pin: copy batches to pinned memory, in that thread, from which a GPU reads while it computes.
+
+    Attributes:
+        dataset: as given.
     """
 
     def __init__(
@@ -33,23 +36,23 @@ class Loader:
         ahead: int = 0,
         pin: bool = False,
     ) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._global, self._micro = global_batch_size, micro_batch_size
         self._rank, self._size = data_rank, data_size
         self._ahead, self._pin = ahead, pin
-        self._steps = Prefetch(lambda first: self._batches(first, self._dataset.sample))
+        self._steps = Prefetch(lambda first: self._batches(first, self.dataset.sample))
         self._passing = Prefetch(self.once)
 
     def batches(self, first_sample: int) -> list[Batch]:
         """This rank's micro-batches of the step whose first sample this is; the data repeats epoch after epoch."""
         if not self._ahead:
-            return self._batches(first_sample, self._dataset.sample)
+            return self._batches(first_sample, self.dataset.sample)
         return self._steps.get(first_sample, [first_sample + n * self._global for n in range(1, self._ahead + 1)])
 
     def once(self, number: int) -> list[Batch]:
         """This rank's micro-batches of global batch ``number`` of one pass: past the split's end samples are masked."""
-        n = self._dataset.per_epoch
-        take = lambda i: self._dataset.sample(i) if i < n else self._dataset.nothing()  # noqa: E731
+        n = self.dataset.per_epoch
+        take = lambda i: self.dataset.sample(i) if i < n else self.dataset.nothing()  # noqa: E731
         return self._batches(number * self._global, take)
 
     def one_pass(self, most: int) -> Iterator[list[Batch]]:
@@ -61,7 +64,7 @@ class Loader:
 
     def passes(self) -> int:
         """Global batches that one pass over the split takes."""
-        return -(-self._dataset.per_epoch // self._global)
+        return -(-self.dataset.per_epoch // self._global)
 
     def close(self) -> None:
         """End the threads."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config, parse_config
 from ..errors import Problem
 from .fairness import tuned_size
-from .rules import DECIDED, Recipe, recipe_of
+from .rules import DECIDED, Recipe, evaluated_alike, recipe_of
 
 if TYPE_CHECKING:
     from ..model.norm_map import NormMap
@@ -64,7 +64,7 @@ def _with_lambda(norm: NormMap, strength: float | None) -> Any:
     if strength is None:
         return dumped
     if "kind" in dumped:
-        return {**dumped, "lambda": strength}
+        return {**dumped, "lambda": strength} if "lambda" in dumped else dumped
     return {site: {**each, "lambda": strength} if "lambda" in each else each for site, each in dumped.items()}
 
 
@@ -175,22 +175,23 @@ def recipes_of(study: StudyConfig, configs: Mapping[Model, Config]) -> dict[str,
         own = [study.tuning.horizon] if study.tuning and study.tuning.horizon and size == tuned_size(study) else []
         matrices, length = parts["attention"] + parts["mlp"], run.train.sequence_length
         recipes[size] = recipe_of(matrices, [*study.horizons, *own], length, study.batch_tokens)
-    return recipes
+    some = next(iter(configs.values()))
+    return evaluated_alike(recipes, some.evaluate.batches * some.train.global_batch_size)
 
 
-def size_problems(config: StudyConfig, recipes: Mapping[str, Recipe]) -> Iterator[Problem]:
+def size_problems(study: StudyConfig, recipes: Mapping[str, Recipe]) -> Iterator[Problem]:
     """Sizes out of order, and horizons that no steps can tell apart."""
     names = list(recipes)
     for smaller, larger in pairwise(names):
         if recipes[larger].parameters <= recipes[smaller].parameters:
             why = f"it has {recipes[larger].parameters:,} parameters, and {smaller} before it {recipes[smaller].parameters:,}"
             yield Problem("sizes", larger, why, "name the smallest first")
-    for size, recipe in recipes.items():
-        horizons = sorted(config.horizons)
-        if recipe.steps(horizons[0]) < _LEAST_STEPS:
-            why = f"at {size} it is {recipe.steps(horizons[0])} steps of {recipe.batch_tokens:,} tokens"
-            yield Problem("horizons", f"{horizons[0]:g}", why, "give longer ones, a larger size, or less batch_tokens")
-        for short, long in pairwise(horizons):
-            if recipe.decay_begins(short) >= recipe.decay_begins(long):
-                why = f"at {size} its decay begins at the step at which that of {long:g} does"
-                yield Problem("horizons", f"{short:g}", why, "give horizons that are further apart")
+    size, recipe = next(iter(recipes.items()))  # a larger one has no fewer steps
+    shortest, *_ = horizons = sorted(study.horizons)
+    if recipe.steps(shortest) < _LEAST_STEPS:
+        why = f"at {size} it is {recipe.steps(shortest)} steps of {recipe.batch_tokens:,} tokens"
+        yield Problem("horizons", f"{shortest:g}", why, "give longer ones, a larger size, or less batch_tokens")
+    for short, long in pairwise(horizons):
+        if recipe.decay_begins(short) >= recipe.decay_begins(long):
+            why = f"at {size} its decay begins at the step at which that of {long:g} does"
+            yield Problem("horizons", f"{short:g}", why, "give horizons that are further apart")

@@ -131,7 +131,7 @@ def due(study: Study, entries: Sequence[Entry]) -> Due:
     ledger = _Ledger(study, entries)
     tuning = _tuning(study, ledger)
     if tuning.trials:
-        choices = dict.fromkeys(study.config.arms, _placeholder(study))
+        choices = dict.fromkeys(study.config.arms, Choice(middle_rate(study), None))
         rest = len(main_trials(study, choices)) + len(check_trials(study, choices))
         return Due(tuning.trials[0].stage, tuple(tuning.trials), {}, False, tuning.total + rest)
     choices = tuning.choices
@@ -149,12 +149,12 @@ def due(study: Study, entries: Sequence[Entry]) -> Due:
 
 def expected(study: Study) -> list[Trial]:
     """Every trial of a study before anything is known: the grid as given, and its middle in place of every choice."""
-    middle = _placeholder(study)
-    choices = dict.fromkeys(study.config.arms, middle)
+    middle = middle_rate(study)
+    choices = dict.fromkeys(study.config.arms, Choice(middle, None))
     if study.config.tuning is None:
         return main_trials(study, choices) + check_trials(study, choices)
     rates = list(study.config.tuning.learning_rates)
-    flat = [Tried("tune", rate, None, (abs(math.log(rate / middle.learning_rate)),)) for rate in rates]
+    flat = [Tried("tune", rate, None, (abs(math.log(rate / middle)),)) for rate in rates]
     further = [trial for arm in study.config.arms for trial in _further(study, arm, flat)]
     return _grid_trials(study, rates) + further + main_trials(study, choices) + check_trials(study, choices)
 
@@ -201,8 +201,8 @@ class _Tuning:
 def _tuning(study: Study, ledger: _Ledger) -> _Tuning:
     tuning = study.config.tuning
     if tuning is None:
-        rates = {arm: study.configs[arm, study.tuned_size, None].train.lr for arm in study.config.arms}
-        return _Tuning([], {arm: Choice(rate, None) for arm, rate in rates.items()}, 0)
+        own = {arm: study.configs[arm, study.tuned_size, None].train.lr for arm in study.config.arms}
+        return _Tuning([], {arm: Choice(rate, None) for arm, rate in own.items()}, 0)
     rates, grids = _grid(study, ledger, tuning)
     grid = _grid_trials(study, rates)
     counts = further_trials(study.config)
@@ -337,12 +337,12 @@ def _branching_tokens(study: Study, trial: Trial) -> int:
     return recipe.decay_begins(trial.horizon) * recipe.batch_tokens
 
 
-def _placeholder(study: Study) -> Choice:
-    """What stands for a choice that nobody knows yet."""
-    tuning = study.config.tuning
-    if tuning is None:
-        return Choice(next(iter(study.configs.values())).train.lr, None)
-    return Choice(tuning.learning_rates[len(tuning.learning_rates) // 2], None)
+def middle_rate(study: Study) -> float:
+    """The learning rate that stands for one that nobody has chosen yet: the middle of the grid, or the base config's own."""
+    if study.config.tuning is None:
+        return next(iter(study.configs.values())).train.lr
+    rates = study.config.tuning.learning_rates
+    return rates[len(rates) // 2]
 
 
 def _edge(arm: str, choice: Choice) -> str:

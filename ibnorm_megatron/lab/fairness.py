@@ -76,6 +76,6 @@ def _tuning(config: StudyConfig) -> Iterator[tuple[Unfair, str]]:
 
 
 def tuned_size(config: StudyConfig) -> str:
-    """The size at which learning rates are tuned."""
+    """The size at which learning rates are tuned; the smallest where the study names none that is there."""
     given = config.tuning.size if config.tuning else None
-    return given or next(iter(config.sizes))
+    return given if given in config.sizes else next(iter(config.sizes))

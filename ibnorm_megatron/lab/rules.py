@@ -6,9 +6,9 @@ N is parameters without embeddings, head and norms; h are tokens a parameter; D 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import floor, log2
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 #: (1) Batch. The best batch and the critical one grow as a power of D and hardly with N: Bergsma et al., Power Lines, arXiv
@@ -32,6 +32,9 @@ WARMUP_SHARE = 0.1
 #: arXiv 2405.18392), and the state before it is that of any longer run. Down to zero: Bergsma et al., arXiv 2502.15938.
 DECAY_FRACTION = 0.2
 MIN_LR_RATIO = 0.0
+
+#: (5) Evaluation. The same sequences at every size, though batches differ: as many as ``evaluate.batches`` of the base config's
+#: own batch are, up to a multiple of the largest batch.
 
 #: Fields of a run's config that these rules and the study set; nothing else may.
 DECIDED = (
@@ -69,12 +72,14 @@ class Recipe:
         sequence_length: tokens.
         batch: sequences a step.
         warmup_steps: from the beginning of every run, whatever its length.
+        evaluation_batches: of this size's batch, at the end of a run.
     """
 
     parameters: int
     sequence_length: int
     batch: int
     warmup_steps: int
+    evaluation_batches: int = 1
 
     @property
     def batch_tokens(self) -> int:
@@ -121,7 +126,7 @@ def recipe_of(parameters: int, horizons: Sequence[float], sequence_length: int, 
         batch = max(1, batch_tokens // sequence_length)
     else:
         wanted = min(wanted_batch_tokens(max(horizons) * parameters), shortest / LEAST_STEPS)
-        batch = 2 ** max(0, floor(log2(wanted / sequence_length)))  # (1), (2); a power of two can be shared among ranks
+        batch = 2 ** max(0, math.floor(math.log2(wanted / sequence_length)))  # a power of two can be shared among ranks
     warmup_tokens = min(parameters, WARMUP_SHARE * shortest)
     warmup = max(1, round(warmup_tokens / (batch * sequence_length)))
     return Recipe(parameters, sequence_length, batch, warmup)
@@ -132,6 +137,13 @@ def wanted_batch_tokens(tokens: float) -> float:
     return BATCH_ANCHOR_TOKENS * (tokens / BATCH_ANCHOR_HORIZON) ** BATCH_EXPONENT
 
 
+def evaluated_alike(recipes: Mapping[str, Recipe], sequences: int) -> dict[str, Recipe]:
+    """Rule (5): recipes by size, each with the batches that make up the same sequences of validation text, at least so many."""
+    largest = max(recipe.batch for recipe in recipes.values())
+    whole = math.ceil(sequences / largest) * largest
+    return {size: replace(recipe, evaluation_batches=math.ceil(whole / recipe.batch)) for size, recipe in recipes.items()}
+
+
 def transferred(rule: TransferRule, learning_rate: float, parameters: int, tuned: int, exponent: float) -> float:
     """A tuned learning rate at another size.
 
@@ -139,7 +151,7 @@ def transferred(rule: TransferRule, learning_rate: float, parameters: int, tuned
     2203.03466). power_law: times (N / N tuned)^exponent, as the rates that Porian et al. (arXiv 2406.19146) fitted fall with
     size. constant: as it is.
     """
-    return learning_rate * (parameters / tuned) ** exponent if rule == "power_law" else learning_rate
+    return learning_rate * (math.pow(parameters / tuned, exponent) if rule == "power_law" else 1.0)
 
 
 def derivation(recipe: Recipe, horizons: Sequence[float], given: bool) -> list[str]:
@@ -162,7 +174,8 @@ def derivation(recipe: Recipe, horizons: Sequence[float], given: bool) -> list[s
     )
     ends = ", ".join(f"{h:g}: {recipe.steps(h):,} steps, from {recipe.decay_begins(h):,} on" for h in sorted(horizons))
     decay = f"(4) linear decay to zero over the last {DECAY_FRACTION:.0%}, by tokens a parameter: {ends}"
-    return [first, warmup, decay]
+    evaluation = f"(5) evaluated on {recipe.evaluation_batches} x {recipe.batch} sequences of the validation split"
+    return [first, warmup, decay, evaluation]
 
 
 def _steps(parameters: int, horizon: float, batch_tokens: int) -> int:

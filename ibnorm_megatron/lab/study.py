@@ -126,6 +126,10 @@ class LauncherConfig(_Room):
         "[torchrun, --nproc-per-node, '8', -m, ibnorm_megatron.train, '{config}']; with srun in front inside an allocation",
     )
     attempts: int = Field(2, gt=0, description="starts of a run that ends for no reason of its own")
+    keep: Literal["last", "none", "all"] = Field(
+        "last",
+        description="checkpoints of ended runs, once no branch needs them. last: the last one of main runs, none of others",
+    )
 
 
 class StudyConfig(_Room):
@@ -253,7 +257,11 @@ class Study:
         """As :meth:`run_config`, without the folders' names, which are made of this config's hash."""
         recipe, config = self.recipes[trial.size], self.configs[trial.arm, trial.size, trial.strength]
         decided = {"lr": trial.learning_rate, "seed": trial.seed, **recipe.train_fields(trial.horizon)}
-        rooms: dict[str, Any] = {"train": TrainConfig.model_validate({**config.train.model_dump(), **decided})}
+        evaluate = config.evaluate.model_copy(update={"batches": recipe.evaluation_batches})
+        rooms: dict[str, Any] = {
+            "evaluate": evaluate,
+            "train": TrainConfig.model_validate({**config.train.model_dump(), **decided}),
+        }
         if trial.branches:
             at = tuple(sorted({recipe.decay_begins(horizon) for horizon in trial.branches}))
             rooms["checkpoint"] = type(config.checkpoint).model_validate({**config.checkpoint.model_dump(), "at": at})

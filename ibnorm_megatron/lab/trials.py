@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict
 
 #: tune: the grid of learning rates. further: lambdas, or rates between. main: what is compared. check: the largest size at
 #: other rates than the transferred one.
 Stage = Literal["tune", "further", "main", "check"]
+
+
+#: How pydantic reads one from JSON: no field more, none converted.
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Trial:
         branches: shorter horizons for whose decays this run saves its state on the way.
         trunk: the horizon of the run that it goes on from, at the step where its own decay begins; None from the beginning.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     stage: Stage
     arm: str
@@ -60,6 +68,8 @@ class Entry:
             steps, batch, schedule, FLOPs.
         started, ended: ISO 8601, UTC.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     trial: Trial
     key: str

@@ -1,6 +1,7 @@
-"""The maximal update parametrization (muP): widths that share their learning rate. Everything that ``model.mup_base_width`` does.
+"""The maximal update parametrization (muP), by which widths share their learning rate: all that ``model.mup_base_width`` does.
 
-Yang et al., arXiv 2203.03466, table 8, for Adam, with m = hidden_size / base width (:attr:`ModelConfig.width_ratio`):
+Yang et al., arXiv 2203.03466, table 8, for Adam, with m = hidden_size / base width (:attr:`ModelConfig.width_ratio`); Lingle,
+arXiv 2404.05728, has tried it on transformers:
 
 | weights                                    | initial std  | learning rate | else                        |
 |--------------------------------------------|--------------|---------------|-----------------------------|
@@ -8,11 +9,11 @@ Yang et al., arXiv 2203.03466, table 8, for Adam, with m = hidden_size / base wi
 | output head, tied to the embedding or not  | as it is     | as it is      | what it reads is x 1/m      |
 | embeddings, biases, norms                  | as they are  | as they are   |                             |
 
-Weight decay times m keeps what AdamW takes off a weight at each step, learning rate x decay, the same at every width: a
-decay that does not grow spoils the transfer (Wang & Aitchison, arXiv 2405.13698; Kosson et al., arXiv 2510.19093; it is the
-"independent" decay of Lingle, arXiv 2404.05728). Scores are divided by sqrt(head_dim) as ever: muP's 1 / head_dim is that up to a
-constant where all widths have heads of one size, so hold head_dim and ffn_hidden_size / hidden_size as they are. Adam's eps
-is not scaled: gradients of a layer's matrices shrink with m, and 1e-8 is far below them at any width for which weights fit.
+Weight decay times m keeps what AdamW takes off a weight at each step, learning rate x decay, the same at every width: with a
+decay that does not grow the transfer breaks down (Wang & Aitchison, arXiv 2405.13698; Kosson et al., arXiv 2510.19093). Scores
+are divided by sqrt(head_dim) as ever: muP's 1 / head_dim is that up to a constant where all widths have heads of one size, so
+hold head_dim and ffn_hidden_size / hidden_size as they are. Adam's eps is not scaled, although gradients of a layer's matrices
+shrink with m: it has to be far below them (Everett et al., arXiv 2407.05872).
 
 At hidden_size = base width every factor is 1, and the model, its optimizer and its run are those without muP, bit for bit.
 """

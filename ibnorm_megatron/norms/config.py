@@ -73,6 +73,10 @@ class NormConfig(BaseModel):
         """Numbers (float64) that its layer of so many columns sums over tokens' ranks after a step. Only counted."""
         return 0
 
+    def changes_until(self, steps: int) -> int:
+        """After how many of a run's steps the norm changes by itself no more; 0 where it never does."""
+        return 0
+
     def at_embedding(self) -> NormConfig | None:
         """The norm that stands behind the embedding where this one is the model's default; most want none there."""
         return None
@@ -209,6 +213,9 @@ class IBNormConfig(StandardizingConfig):
 
     def num_params(self, width: int) -> int:
         return super().num_params(width) + (1 if self.strength == "learnable" else 0)
+
+    def changes_until(self, steps: int) -> int:
+        return max(1, round(self.ramp * steps)) if self.strength == "scheduled" else 0
 
     def row_sums(self) -> RowSums:
         return RowSums(forward=(4, 6), backward=(4,)) if self.scale == "relative" else super().row_sums()

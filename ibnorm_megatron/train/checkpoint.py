@@ -100,12 +100,18 @@ def newest_undamaged(folder: RunFolder) -> tuple[str, list[Problem]]:
     """
     found: list[Problem] = []
     for name in folder.checkpoint_names():
-        problems: list[list[Problem]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(problems, _damages(folder.checkpoints / name))
-        if not any(problems):
+        problems = found_damages(folder.checkpoints / name)
+        if not problems:
             return name, found
-        found += dict.fromkeys(problem for of_rank in problems for problem in of_rank)
+        found += problems
     raise UserError(*found)
+
+
+def found_damages(checkpoint: Path) -> list[Problem]:
+    """What of a checkpoint is not as it was written; every rank reads its share, and all get the same. Collective."""
+    problems: list[list[Problem]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(problems, _damages(checkpoint))
+    return list(dict.fromkeys(problem for of_rank in problems for problem in of_rank))
 
 
 def _damages(checkpoint: Path) -> list[Problem]:

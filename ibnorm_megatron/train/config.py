@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isqrt
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,18 @@ class TrainConfig(_Room):
         """Steps of the warm-up."""
         return round(self.warmup_fraction * self.steps)
 
+    @property
+    def peak_until(self) -> int:
+        """The last step whose learning rate is the peak's."""
+        if self.schedule == "cosine":
+            return self.warmup_steps
+        return self.steps - self.decay_steps
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the decay of the wsd schedule."""
+        return max(1, round(self.decay_fraction * self.steps))
+
     def micro_batch(self, data_parallel: int) -> int:
         """Sequences that a rank takes at once: the largest number up to ``micro_batch_size`` that divides its share."""
         share = self.global_batch_size // data_parallel
@@ -86,6 +98,9 @@ class CheckpointConfig(_Room):
     interval: int = Field(1000, ge=0, description="steps between checkpoints; 0 means only where the run ends or stops")
     keep_last: int = Field(2, gt=0, description="how many of the newest are kept")
     keep_every: int = Field(0, ge=0, description="keep those of every so many steps for good; 0 means none of them")
+    at: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        (), strict=False, description="further steps after which state is saved, and kept for good: other runs may branch there"
+    )
     background: bool = Field(True, description="write while training goes on; false waits for every file")
 
 
@@ -115,6 +130,10 @@ class RunConfig(_Room):
     dir: PathText = "runs/default"
     resume: Literal["auto", "never"] = Field("auto", description="auto continues from the newest checkpoint in dir, if any")
     allow: tuple[str, ...] = Field((), strict=False, description="fields in which a resumed run may differ from its beginning")
+    branch_from: PathText = Field(
+        "",
+        description="folder of another run's checkpoint: this run begins there, with that state, and ends as it says itself",
+    )
     device: Literal["auto", "gpu"] = Field("auto", description="auto takes GPUs if there are any, or else the CPU; gpu insists")
     dead_after: float = Field(60.0, gt=0, description="seconds without a sign of life after which a rank counts as dead")
     stall_after: float = Field(1800.0, gt=0, description="seconds without a step after which a run reports where and ends")

@@ -64,9 +64,10 @@ class Trainer:
         self.config, self.prepared, self.groups, self.engine, self.folder = config, prepared, groups, engine, folder
         self.state = TrainState()
         self.summary: Record = {}
-        self._loader, self.callbacks, self.guard = loader, callbacks, guard
+        self.loader, self.callbacks, self.guard = loader, callbacks, guard
         self.take_step = TrainStep(config.train, groups, engine, guard=guard)
         self.failure: Problem | None = None
+        self.failure_kind = ""
         self.whereabouts, self.pace = Whereabouts(), Pace()
         self._stopping = False
         self._timed_steps, self._timed_seconds = 0, 0.0  # since the last record, without what callbacks take
@@ -78,7 +79,7 @@ class Trainer:
             RunFailure: a callback called :meth:`fail`; its state is saved.
         """
         with ExitStack() as closing:
-            closing.callback(self._loader.close)
+            closing.callback(self.loader.close)
             for callback in self.callbacks:
                 closing.callback(callback.close)
                 with self.whereabouts.during(callback.doing):
@@ -104,7 +105,7 @@ class Trainer:
         started, step = time.perf_counter(), self.state.step + 1
         self.whereabouts.enter("data", step)
         with self.pace.step() as pace:
-            batches = self._loader.batches(self.state.samples)
+            batches = self.loader.batches(self.state.samples)
             pace.has_data()
             self.whereabouts.enter("step")
             speaking = [callback for callback in self.callbacks if speaks(callback)]
@@ -139,12 +140,12 @@ class Trainer:
         """Take no step after this one. To be called on all ranks alike, as from :meth:`Callback.hear`."""
         self._stopping = True
 
-    def fail(self, problem: Problem) -> None:
+    def fail(self, problem: Problem, kind: str) -> None:
         """End the run after this step for a reason that is nobody's mistake. Every rank calls it after the same step.
 
-        What happens at the end of a run happens still: its state is saved.
+        What happens at the end of a run happens still: its state is saved. ``kind`` is a word for programs.
         """
-        self.failure, self._stopping = problem, True
+        self.failure, self.failure_kind, self._stopping = problem, kind, True
 
     def notify_event(self, event: Record) -> None:
         """Tell this rank's callbacks of something that does not happen every step; no collectives."""
@@ -162,12 +163,16 @@ class Trainer:
         state = {"step": self.state.step, "samples": self.state.samples, "tokens": self.state.tokens}
         return {**state, "callbacks": callbacks}
 
-    def restore(self, saved: CheckpointRecord) -> None:
-        """Take a snapshot back. A callback that was not there when it was made begins anew."""
+    def restore(self, saved: CheckpointRecord, *, branches: bool = False) -> None:
+        """Take a snapshot back. A callback that was not there when it was made begins anew.
+
+        ``branches``: the snapshot is another run's, from which this one branches.
+        """
         self.state = TrainState(saved.step, saved.samples, saved.tokens)
         for callback in self.callbacks:
             if (name := type(callback).__name__) in saved.callbacks:
-                callback.restore(saved.callbacks[name])
+                take = callback.branch if branches else callback.restore
+                take(saved.callbacks[name])
 
     def peak_memory(self) -> int:
         """Most bytes any rank held so far: of GPU memory on GPUs, of the whole process on CPUs."""

@@ -14,8 +14,8 @@ from .config import TrainConfig
 def build_optimizer(module: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101); parameters with one dimension (norms, biases) are not decayed.
 
-    A group's ``lr_factor`` is what its learning rate is of the run's: less than 1 for matrices that muP has (``model.width``), whose
-    weight decay is as much larger.
+    A group's ``lr_factor`` is what its learning rate is of the run's: below 1 for matrices that muP makes slower
+    (``model.width``), whose weight decay is as much larger.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for parameter in (parameter for parameter in module.parameters() if parameter.requires_grad):

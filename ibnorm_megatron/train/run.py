@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoints.record import read_record
 from ..config import Config, parse_config
 from ..data.prepared import Prepared, read_prepared
-from ..errors import Problem, UserError, nearest, raise_if_any
+from ..errors import Problem, UserError, raise_if_any
+from .continuing import branch_point, continuing_problems, parent_of
 from .environment import environment_problems
 from .run_card import run_card, run_identity
-from .run_folder import RunFolder, checkpoint_name, differences, step_of_checkpoint
+from .run_folder import RunFolder, checkpoint_name
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..checkpoints.record import CheckpointRecord
     from ..parallel.engine import Engine
     from ..parallel.groups import Groups, World
     from .loop import Trainer
@@ -45,7 +46,7 @@ def check_run(path: str, overrides: list[str], world_size: int) -> tuple[Config,
         try:
             folder.check()
             if prepared and not problems:
-                problems += _resume_problems(folder, config, run_identity(config, prepared, world_size))
+                problems += continuing_problems(folder, config, run_identity(config, prepared, world_size))
         except UserError as error:
             problems += error.problems
         problems += environment_problems(config, world_size)
@@ -64,67 +65,6 @@ def data_problems(config: Config, prepared: Prepared) -> Iterator[Problem]:
     yield from prepared.problems(config.train.sequence_length)
 
 
-def _resume_problems(folder: RunFolder, config: Config, identity: dict[str, Any]) -> Iterator[Problem]:
-    """Why the run in ``folder``, if there is one, cannot go on as this one.
-
-    Raises:
-        UserError: the folder's records are damaged.
-    """
-    if not folder.config_path.is_file():
-        return
-    if config.run.resume == "never":
-        why = "it holds a run, and run.resume is never"
-        yield Problem("run.dir", str(folder.path), why, "choose another run.dir or set run.resume=auto")
-        return
-    latest = folder.latest_checkpoint()
-    if latest and step_of_checkpoint(latest) > config.train.steps:
-        why = f"the run in {folder.path} is at step {step_of_checkpoint(latest)} already"
-        mend = f"set more, or write the name of an older checkpoint into {folder.checkpoints / 'latest'}"
-        yield Problem("train.steps", str(config.train.steps), why, mend)
-    was = _begun(folder)
-    entries = [entry for entry in differences(was["config"], config.to_dict()) if not entry[0].startswith(_FREE)]
-    if latest:  # data is known by what it is
-        old, new = was["card"], identity
-        entries += [("plugins", old.get("plugins", {}), new["plugins"])]
-        entries += [(name, old["data"][key], new["data"][key]) for name, key in _DATA_HASHES.items()]
-    allowed = config.run.allow
-    fields = {*_fields(config.to_dict()), *(name for name, _, _ in entries)}
-    for name in allowed:
-        if name not in fields:
-            yield Problem("run.allow", repr(name), "there is no such field", nearest(name, fields))
-    for name, old, new in entries:
-        if old != new and not any(name == field or name.startswith(f"{field}.") for field in allowed):
-            what = f"its hash is {new!r}" if name in _DATA_HASHES else repr(new)
-            mend = f"set it back, allow it with run.allow=[{name}], or choose another run.dir for a new run"
-            yield Problem(name, what, f"the run in {folder.path} was begun with {old!r}", mend)
-
-
-def _fields(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all fields, and of the mappings that hold them."""
-    for key, value in values.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _fields(value, f"{prefix}{key}.")
-
-
-def _begun(folder: RunFolder) -> dict[str, Any]:
-    """Config and card of the run in ``folder``, as its newest checkpoint has them, or else as its files have.
-
-    Raises:
-        UserError: the folder's records are damaged.
-    """
-    if latest := folder.latest_checkpoint():
-        with suppress(UserError):  # a damaged one is not the one to go on from
-            record = read_record(folder.checkpoints / latest)
-            return {"config": record.config, "card": record.card}
-    return {"config": folder.read_config(), "card": folder.read_card() if latest else {}}
-
-
-#: Fields that change no curve, or change it by rounding only: a run may go on with others.
-_FREE = ("run.", "log.", "checkpoint.", "evaluate.", "data.path", "data.index_cache", "parallel.")
-_FREE += ("train.micro_batch_size", "train.replica_audit", "guard.stop_after")
-_DATA_HASHES = {"data": "hash", "tokenizer": "tokenizer"}
-
 #: How long a restarted run waits for the lock of the one before it.
 _LOCK_SECONDS = 60.0
 
@@ -133,8 +73,8 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
     """Train, or go on training, what ``config`` describes. Returns the process's exit code.
 
     Raises:
-        UserError: another process trains in the run's folder, its newest checkpoint is damaged, or DeepSpeed refuses
-            what ``parallel.deepspeed`` says.
+        UserError: another process trains in the run's folder, its newest checkpoint or the one that it branches from is
+            damaged, or DeepSpeed refuses what ``parallel.deepspeed`` says.
         RunFailure: another rank ended, or never came; the gradient was not finite for too many steps in a row, or copies of a
             weight differ.
     """
@@ -150,6 +90,7 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
 
     from ..parallel.engine import check_overrides
     from ..parallel.groups import model_parallel, process_group
+    from .checkpoint import found_damages
     from .liveness import watched
     from .whereabouts import Whereabouts
 
@@ -158,6 +99,8 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
     with ExitStack() as held:
         held.enter_context(process_group(world, meeting=timedelta(seconds=config.run.stall_after)))
         held.enter_context(watched(world, config.run, folder.path, whereabouts))
+        if (parent := branch_point(folder, config)) is not None:
+            raise_if_any(found_damages(parent))
         if world.rank == 0:
             # A launcher that restarts ranks may do so before the kernel has ended those that it killed.
             restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
@@ -168,38 +111,60 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
 
 
 def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Whereabouts | None = None) -> None:
-    """Train to the end as one rank of a laid-out world, from the newest checkpoint if there is one.
+    """Train to the end as one rank of a laid-out world, from the newest checkpoint if there is one, or from another run's.
 
     Raises:
-        UserError: every checkpoint is damaged, or the newest is of another model.
+        UserError: every checkpoint is damaged, or the one to begin at is of another model.
         RunFailure: the run ended before its end.
     """
     import torch.distributed as dist
 
     from .checkpoint import newest_undamaged
+    from .digests import digest_of_samples, digest_of_weights
 
     folder = RunFolder(config.run.dir)
+    parent = branch_point(folder, config)
     start = newest_undamaged(folder) if folder.latest_checkpoint() else None  # before anything is written
-    trainer = build_trainer(config, prepared, groups)
+    digests: dict[str, Any] = {}
+
+    def look(module: nn.Module) -> None:
+        if start is None and parent is None:
+            digests["initial_weights"] = digest_of_weights(module, groups, config.model.vocab_size)
+
+    trainer = build_trainer(config, prepared, groups, look)
     trainer.whereabouts = whereabouts or trainer.whereabouts
+    ancestry: dict[str, Any] = {}
     if start is not None:
         _go_on(trainer, *start)
+    elif parent is not None:
+        record = _load(trainer, parent, branches=True)
+        digests |= record.card.get("digests", {})
+        ancestry["parent"] = parent_of(config, record)
     if groups.first:
-        folder.begin(run_card(config, prepared, dist.get_world_size()), trainer.state.step)
+        if start is None:
+            digests["samples"] = digest_of_samples(trainer.loader.dataset, config.train.steps * config.train.global_batch_size)
+        card = {**run_card(config, prepared, dist.get_world_size()), "digests": digests, **ancestry}
+        folder.begin(card, trainer.state.step, branches=parent is not None)
     trainer.run()
     trainer.engine.close()
 
 
-def _go_on(trainer: Trainer, name: str, damaged: list[Problem]) -> None:
-    """Take back a checkpoint, and put newer ones aside, which are damaged."""
+def _load(trainer: Trainer, checkpoint: Path, *, branches: bool = False) -> CheckpointRecord:
+    """Take back a checkpoint: of this run, or of the one that it ``branches`` from."""
     from .callbacks.average import WeightAverage
     from .checkpoint import load_checkpoint
 
     trainer.whereabouts.enter("reading the checkpoint")
-    folder = trainer.folder
     average = next((callback for callback in trainer.callbacks if isinstance(callback, WeightAverage)), None)
-    checkpoint = folder.checkpoints / name
-    trainer.restore(load_checkpoint(checkpoint, trainer.engine, trainer.groups, trainer.config, average))
+    record = load_checkpoint(checkpoint, trainer.engine, trainer.groups, trainer.config, average)
+    trainer.restore(record, branches=branches)
+    return record
+
+
+def _go_on(trainer: Trainer, name: str, damaged: list[Problem]) -> None:
+    """Take back a checkpoint, and put newer ones aside, which are damaged."""
+    folder = trainer.folder
+    _load(trainer, folder.checkpoints / name)
     if damaged and trainer.groups.first:
         for problem in damaged:
             print(f"warning: {problem}", file=sys.stderr)

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -92,15 +92,17 @@ class RunFolder:
                 write_text(self.config_path, config_yaml)
             yield
 
-    def begin(self, card: dict[str, Any], first_step: int) -> None:
+    def begin(self, card: dict[str, Any], first_step: int, *, branches: bool = False) -> None:
         """Write the run card, and drop metrics of steps that will be run again, keeping a copy of them.
 
         The card stays the one that the run began with; what a later start has differently is added to its ``resumed``.
         Checkpoints after ``first_step`` belong to a future that is run again: they are put aside under another name.
+        ``branches``: the steps up to ``first_step`` are another run's, and this one begins with the next.
         """
-        if first_step and (self.path / "run_card.json").is_file():
+        if first_step and not branches and (self.path / "run_card.json").is_file():
             first = self.read_card()
-            now = {name: new for name, _, new in differences({**first, "resumed": None}, {**card, "resumed": None})}
+            of_beginning = {"resumed": None, "digests": None, "parent": None}
+            now = {name: new for name, _, new in differences({**first, **of_beginning}, {**card, **of_beginning})}
             card = {**first, "resumed": [*first.get("resumed", []), {"step": first_step, **now}]}
         write_json(self.path / "run_card.json", card)
         self._clear_leftovers()
@@ -222,13 +224,14 @@ class RunFolder:
             rename_directory(self.draft_checkpoint(step), self.checkpoints / name)
         write_text(self.checkpoints / _LATEST, name)
 
-    def prune(self, keep_last: int, keep_every: int) -> None:
+    def prune(self, keep_last: int, keep_every: int, keep: Collection[int] = ()) -> None:
         """Remove old checkpoints; also where a kill came between the last save and this.
 
-        The newest ``keep_last`` stay, and those whose step is a multiple of ``keep_every``.
+        The newest ``keep_last`` stay, those whose step is a multiple of ``keep_every``, and those of the steps ``keep``.
         """
         for old in self._checkpoints()[:-keep_last]:
-            if not keep_every or step_of_checkpoint(old.name) % keep_every:
+            step = step_of_checkpoint(old.name)
+            if step not in keep and (not keep_every or step % keep_every):
                 going = self.checkpoints / f".{old.name}.removed"  # half a checkpoint has no name that anybody reads
                 old.rename(going)
                 if going.is_symlink():  # somebody has it on another disk, where it is theirs to remove

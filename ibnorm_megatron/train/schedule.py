@@ -22,6 +22,5 @@ def learning_rate(train: TrainConfig, step: int) -> float:
     if train.schedule == "cosine":
         progress = (step - train.warmup_steps) / (train.steps - train.warmup_steps)
         return train.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-    decay_steps = max(1, round(train.decay_fraction * train.steps))
-    left = min(decay_steps, train.steps - step)
-    return train.lr * (floor + (1 - floor) * left / decay_steps)
+    left = min(train.decay_steps, train.steps - step)
+    return train.lr * (floor + (1 - floor) * left / train.decay_steps)

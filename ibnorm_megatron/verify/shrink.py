@@ -76,6 +76,7 @@ def _shrunk_model(model: ModelConfig, cases: Sequence[Case]) -> tuple[dict[str, 
         "vocab_size": _VOCABULARY,
         "max_sequence_length": -(-_SEQUENCE // runs) * runs + 8,  # learned positions that no sequence reaches
         "init_std": model.init_std * (model.hidden_size / hidden) ** 0.5,
+        "mup_base_width": -(-model.mup_base_width * hidden // model.hidden_size),  # as much narrower, or still none
     }
     values = model.model_dump(mode="json", by_alias=True)
     notes = [f"{name} {_short(values[name])} -> {_short(size)}" for name, size in sizes.items() if values[name] != size]

@@ -1,8 +1,9 @@
 """Trains in several layouts in one world, from their beginnings and from checkpoints.
 
-``torchrun ... -m tests.workers.resume CASES.json``: CASES is a list of ``{"config", "overrides", "from", "step"}``,
+``torchrun ... -m tests.workers.resume CASES.json``: CASES is a list of ``{"config", "overrides", "from", "step", "random"}``,
 done in their order. With ``from``, that run folder is copied to the case's run.dir first, to go on from ``step``.
-What is left of random-number generators by the cases before is made worse, so that nothing but the checkpoint can put it right.
+What is left of random-number generators by the cases before is made worse, so that nothing but the checkpoint can put it right;
+``random`` seeds them for runs that have to begin alike.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
             dist.barrier()
             with model_parallel(config.parallel, config.train.seed) as groups:
                 for seed in (torch.manual_seed, np.random.seed, random.seed):
-                    seed(number)  # the same on all ranks: tensor ranks have to draw the same noise
+                    seed(case.get("random", number))  # the same on all ranks: tensor ranks have to draw the same noise
                 train(config, read_prepared(config.data), groups)
             dist.barrier()
 

@@ -10,6 +10,10 @@ HELP = "compare norms: plan a study, run it, report what it shows, or fit result
 
 #: Action -> module of this package, in the order that --help shows.
 ACTIONS: dict[str, str] = {
+    "plan": "plan",
+    "run": "run",
+    "status": "status",
+    "report": "report",
     "fit": "fit",
 }
 

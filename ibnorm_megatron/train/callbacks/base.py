@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
+#: The kind of failure of a run whose numbers are no longer finite: it has diverged.
+NOT_FINITE = "not_finite"
+
 
 class Callback:
     """Override the moments you need. Every rank calls every callback in the same order, so collectives are allowed.
@@ -56,6 +59,11 @@ class Callback:
 
     def restore(self, state: Record) -> None:
         """Take back what :meth:`state` gave."""
+
+    def branch(self, state: Record) -> None:
+        """Take over what :meth:`state` gave in another run, at whose checkpoint this one begins. What a run records of itself
+        begins anew."""
+        self.restore(state)
 
 
 def speaks(callback: Callback) -> bool:

@@ -52,7 +52,7 @@ class _Failure:
 
 
 class Checkpoint(Callback):
-    """Save every ``interval`` steps (0: never in between), and where the run ends or stops.
+    """Save every ``interval`` steps (0: never in between), at the steps named, and where the run ends or stops.
 
     A save takes a copy of this rank's part, and goes on in a thread. Ranks tell each other with the steps' own messages who
     is done; when all are, the first rank writes the record, gives the checkpoint its name and points to it. There is one save
@@ -84,7 +84,8 @@ class Checkpoint(Callback):
 
     def after_step(self, trainer: Trainer) -> None:
         self._tell(trainer)
-        if self._config.interval and trainer.state.step % self._config.interval == 0:
+        step, interval = trainer.state.step, self._config.interval
+        if step in self._config.at or (interval and step % interval == 0):
             started = time.perf_counter()
             self._settle(trainer)
             self._begin(trainer)
@@ -170,7 +171,7 @@ class Checkpoint(Callback):
     def _prune(self, trainer: Trainer) -> None:
         """Remove old checkpoints. One that cannot be removed makes no save of a newer one undone."""
         try:
-            trainer.folder.prune(self._config.keep_last, self._config.keep_every)
+            trainer.folder.prune(self._config.keep_last, self._config.keep_every, self._config.at)
         except OSError as error:
             print(f"warning: an old checkpoint was not removed: {printable(str(error).rstrip('.'))}", file=sys.stderr)
 

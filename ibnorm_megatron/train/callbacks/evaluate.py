@@ -9,17 +9,18 @@ import torch
 import torch.distributed as dist
 
 from ...data.loader import Loader
+from ...errors import Problem
 from ...parallel.cpu_compat import device
 from ..step import inputs, own_share
 from .average import WeightAverage
-from .base import Callback, Record
+from .base import NOT_FINITE, Callback, Record
 
 if TYPE_CHECKING:
     from ..loop import Trainer
 
 
 class Evaluate(Callback):
-    """Evaluate every ``interval`` steps (0: never in between) and after the last step.
+    """Evaluate every ``interval`` steps (0: never in between) and after the last step. One whose last loss is not finite fails.
 
     Args:
         loader: of the validation split.
@@ -37,6 +38,7 @@ class Evaluate(Callback):
     ) -> None:
         self._loader, self._token_bytes = loader, token_bytes
         self._interval, self._batches, self._average = interval, batches, average
+        self._loss = 0.0  # the last that was found
 
     def after_step(self, trainer: Trainer) -> None:
         step, last = trainer.state.step, trainer.config.train.steps
@@ -45,7 +47,21 @@ class Evaluate(Callback):
             if self._average is not None:
                 with self._average.in_place(trainer.engine):
                     found |= {f"average_{name}": value for name, value in self._evaluate(trainer).items()}
+            self._loss = found["val_loss"]
             trainer.notify_evaluation({"step": step, **found})
+
+    def on_end(self, trainer: Trainer) -> None:
+        step = trainer.state.step
+        if step == trainer.config.train.steps and not math.isfinite(self._loss) and trainer.failure is None:
+            mend = "set a lower train.lr, and look into metrics.jsonl for where it began"
+            where = f"the validation loss after step {step}"
+            trainer.fail(Problem(where, str(self._loss), "the run has diverged", mend), NOT_FINITE)
+
+    def state(self) -> Record:
+        return {"val_loss": str(self._loss)}  # JSON has no nan
+
+    def restore(self, state: Record) -> None:
+        self._loss = float(state["val_loss"])
 
     def close(self) -> None:
         self._loader.close()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import Problem
 from ..diagnosis import diagnose
 from ..guard import Guard
-from .base import Callback, Record
+from .base import NOT_FINITE, Callback, Record
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -35,6 +35,9 @@ class GuardReports(Callback):
     def restore(self, state: Record) -> None:
         self._guard.restore(state)
 
+    def branch(self, state: Record) -> None:
+        self._guard.restore({**state, "skipped_steps": 0})
+
     def _give_up(self, trainer: Trainer) -> None:
         step, in_a_row, last = trainer.state.step, self._guard.failed_in_a_row, trainer.take_step.last
         assert last is not None, "the guard was at the brink before this step"
@@ -54,4 +57,4 @@ class GuardReports(Callback):
             "the weights from before the first of them are saved: look at diagnosis.json in the run's folder, and go on from "
             "there or from an older checkpoint"
         )
-        trainer.fail(Problem(f"the loss of step {step}", value, said, mend))
+        trainer.fail(Problem(f"the loss of step {step}", value, said, mend), NOT_FINITE)

@@ -31,7 +31,10 @@ class JsonLines(Callback):
 class Summary(Callback):
     """summary.json: how the run ended, from its metrics (of all its starts) and from what other callbacks measured.
 
-    loss and val_* are the last ones, step_seconds the median, norm_share is norm_seconds / step_seconds.
+    loss and val_* are the last ones, step_seconds the median, norm_share is norm_seconds / step_seconds. grad_norm_median and
+    grad_norm_max are over recorded steps with a finite one, spikes counts the steps that jumped (the guard's events), and
+    skipped_steps all that were left out. A run that failed has a ``failure``, its kind in a word, and a ``reason``, the
+    sentence. Of a run that branches from another all this is its own, but for tokens.
     """
 
     def __init__(self) -> None:
@@ -44,12 +47,17 @@ class Summary(Callback):
         summary, config = trainer.summary, trainer.config
         records = trainer.folder.read_metrics()
         steps = [record for record in records if "step_seconds" in record]
+        norms = [record["grad_norm"] for record in steps if record["grad_norm"] is not None]
         evaluations = [record for record in records if "val_loss" in record]
         if steps:
             step = median(record["step_seconds"] for record in steps)
             summary.update(loss=steps[-1]["loss"], step_seconds=step, tokens_per_second=config.train.tokens_per_step() / step)
             if "norm_seconds" in summary:
                 summary["norm_share"] = summary["norm_seconds"] / step
+        if norms:
+            summary.update(grad_norm_median=median(norms), grad_norm_max=max(norms))
+        if trainer.failure:
+            summary.update(failure=trainer.failure_kind, reason=str(trainer.failure))
         if evaluations:
             summary.update({key: value for key, value in evaluations[-1].items() if key != "step"})
         ended = "complete" if trainer.state.step == config.train.steps else "stopped"
@@ -58,6 +66,8 @@ class Summary(Callback):
             norm=config.model.norm_label(),
             step=trainer.state.step,
             tokens=trainer.state.tokens,
+            spikes=len({record["step"] for record in records if record.get("event") == "spike"}),
+            skipped_steps=trainer.guard.skipped_steps,
             unigram_entropy=trainer.prepared.unigram_entropy(),
             seconds=self._seconds(),
         )
@@ -68,6 +78,9 @@ class Summary(Callback):
 
     def restore(self, state: Record) -> None:
         self._seconds_before = state["seconds"]
+
+    def branch(self, state: Record) -> None:
+        """Seconds are counted from here."""
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started
@@ -142,3 +155,6 @@ class Wandb(Callback):
 
     def restore(self, state: Record) -> None:
         self._id = state["id"]
+
+    def branch(self, state: Record) -> None:
+        """A record of its own."""
