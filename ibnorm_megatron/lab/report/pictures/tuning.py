@@ -103,6 +103,8 @@ def draw(view: View, paint: Paint) -> Figure:
     )
     labels = [words.rate(rate) if not paint.narrow else _short(rate) for rate in rates]
     fixed_axis(axes.xaxis, range(len(rates)), labels)
+    if paint.narrow and len(rates) > 5:
+        axes.tick_params(axis="x", labelrotation=60)
     fixed_axis(axes.yaxis, range(len(arms)), arms)
     axes.tick_params(axis="y", labelsize=7 if paint.narrow else 8, labelcolor=paint["ink"])
     axes.tick_params(length=0)
