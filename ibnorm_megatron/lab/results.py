@@ -68,9 +68,10 @@ class Paired:
         by_t: mean difference with Student's interval.
         by_signs: the same with the interval of the sign-flip permutation test; infinite ends where there are too few pairs.
         p: two-sided, of the sign-flip test where it can reach 0.05 and of t elsewhere.
-        p_holm: the same after Holm's correction over arms of this cell; the control is not among them.
+        p_holm: the same after Holm's correction over arms of this cell; the control is not among them, and has p itself.
         margin: nats that the study's equivalence margin is worth here; NaN without a surface.
         p_equivalent: the larger of the two one-sided tests' (TOST) against the margin.
+        missing: pairs that were asked for and are not there, because a run has no loss.
     """
 
     arm: str
@@ -83,6 +84,7 @@ class Paired:
     p_holm: float
     margin: float
     p_equivalent: float
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,14 @@ class Multiplier:
         c0: the geometric mean of all observations' compute.
         profile_u0, profile_u1: the same with profile-likelihood intervals.
         mean: the multiplier at C0 where u1 is held at 0.
-        p_u0, p_u1: two-sided, of no gain, and of a gain that does not change with compute.
-        p_holm: p_u0 after Holm's correction over arms; the control is not among them.
+        p_u0, p_u1: two-sided, of no gain (``mean`` is 1), and of a gain that does not change with compute.
+        p_holm: p_u0 after Holm's correction over arms; the control is not among them, and has p_u0 itself.
         at: over compute, the observed range first; beyond it, it says so.
         slowdown: the arm's seconds over the baseline's, paired by run; None where nobody measured them.
         in_seconds: ``mean`` by wall-clock: divided by the slowdown.
-        largest_left_out: mean error of log loss where the fit had not seen the largest size, with its sign.
+        largest_left_out: mean of predicted minus observed log loss of the largest size, by a fit that had not seen it.
+        p_equivalent: of a ``mean`` outside of the study's equivalence margin (TOST).
+        profile_mean: ``mean`` with its profile-likelihood interval.
     """
 
     arm: str
@@ -141,6 +145,8 @@ class Multiplier:
     slowdown: Estimate | None
     in_seconds: Estimate | None
     largest_left_out: float
+    p_equivalent: float = float("nan")
+    profile_mean: Estimate | None = None
 
 
 Level = Literal["better", "worse", "equivalent", "undecided", "failed"]

@@ -13,6 +13,8 @@ ACTIONS: dict[str, str] = {
     "plan": "plan",
     "run": "run",
     "status": "status",
+    "report": "report",
+    "fit": "fit",
 }
 
 

@@ -1,0 +1,195 @@
+"""From observations to the joint surface and every arm's compute multiplier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .pairing import Table, as_points, exponential, slowdown
+from .results import At, Estimate, Multiplier, Observation, Surface
+from .statistics import Floats, paired
+from .statistics.bootstrap import Bootstrap, bootstrap
+from .statistics.profile import Likelihood, estimate_parts, maximize
+from .statistics.surface import Fit, NotIdentified, Points, fit_joint, make_form, minimize, predict
+
+#: Computes within the observed range at which a multiplier is given, and factors beyond it.
+_WITHIN, _BEYOND = 5, (10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Both fits of all arms, with what resampling and the likelihood say of them.
+
+    Attributes:
+        arms: names, in the order of the fits' numbers.
+        sloped, level: the fit with u1, and with u1 held at 0.
+        resampled, resampled_level: over the rows of :func:`_combinations`.
+        likely, likely_level: Gaussian fits.
+        computes: FLOPs at which multipliers are given, the observed range first.
+    """
+
+    arms: tuple[str, ...]
+    sloped: Fit
+    level: Fit
+    resampled: Bootstrap
+    resampled_level: Bootstrap
+    likely: Likelihood
+    likely_level: Likelihood
+    computes: Floats
+
+
+def fit_arms(table: Table, resamples: int, seed: int) -> Joint:
+    """Fit the surface and the multipliers of all arms that have pairs at two computes.
+
+    Raises:
+        NotIdentified: the points cannot tell size from tokens.
+    """
+    arms = (table.arms[0], *(arm for arm in table.arms[1:] if _has_slope(table, arm)))
+    points = as_points(table, arms)
+    sloped = fit_joint(points)
+    level = _without_slopes(sloped)
+    parts = estimate_parts(sloped)
+    likely = maximize(sloped, parts)
+    computes = _computes(points)
+    return Joint(
+        arms,
+        sloped,
+        level,
+        bootstrap(sloped, _combinations(sloped, computes), resamples=resamples, seed=seed),
+        bootstrap(level, _combinations(level, computes), resamples=resamples, seed=seed),
+        likely,
+        maximize(level, parts, likely),
+        computes,
+    )
+
+
+def _has_slope(table: Table, arm: str) -> bool:
+    return len({key[:2] for key in table.pairs(arm)}) > 1
+
+
+def _without_slopes(sloped: Fit) -> Fit:
+    form = make_form(sloped.points, slopes=False, tied=sloped.form.tied)
+    shape = sloped.form.shape
+    return minimize(form, sloped.points, np.concatenate([sloped.free[:shape], sloped.free[shape::2]]))
+
+
+def _computes(points: Points) -> Floats:
+    low, high = float(np.exp(points.log_c.min())), float(np.exp(points.log_c.max()))
+    return np.concatenate([np.geomspace(low, high, _WITHIN), [high * factor for factor in _BEYOND]])
+
+
+def _combinations(fit: Fit, computes: Floats) -> Floats:
+    """log E, log A, log B, alpha, beta; then, of every arm, u0, and with slopes u1 and ln m at each compute."""
+    form = fit.form
+    rows = np.zeros((5, form.size))
+    beta = form.shape - 1
+    rows[[0, 1, 2, 3, 4], [0, 1, 2, 3, beta]] = 1
+    rows[1, 3], rows[2, beta] = form.centre_n, form.centre_d
+    for arm in range(1, form.arms):
+        own = np.zeros((1 + (1 + len(computes)) * form.slopes, form.size))
+        own[0, form.u0(arm)] = 1
+        if form.slopes:
+            own[1, form.u0(arm) + 1] = 1
+            own[2:, form.u0(arm)] = 1
+            own[2:, form.u0(arm) + 1] = np.log(computes) - form.centre_c
+        rows = np.concatenate([rows, own])
+    return rows
+
+
+def surface_of(fit: Fit, resampled: Bootstrap) -> Surface:
+    """The surface's constants with intervals; E, A and B have them on their logarithms."""
+    e, a, b = (exponential(resampled.interval(place)) for place in range(3))
+    return Surface(e, a, b, resampled.interval(3), resampled.interval(4), fit.spread, len(fit.residuals))
+
+
+def fit_alone(fit: Fit, resamples: int, seed: int) -> Surface:
+    """The surface of one arm."""
+    return surface_of(fit, bootstrap(fit, _combinations(fit, np.zeros(0)), resamples=resamples, seed=seed))
+
+
+def margin_of(fit: Fit, equivalence: float) -> Callable[[Observation], float]:
+    """What a share of compute is worth in nats: L at N, D less L at both times sqrt(1 + share)."""
+    _, a, b, alpha, beta = fit.constants
+
+    def worth(observation: Observation) -> float:
+        gain = (1 + equivalence) ** 0.5
+        n, d = observation.parameters, observation.tokens
+        by_size = a * n**-alpha * (1 - gain**-alpha)
+        return float(by_size + b * d**-beta * (1 - gain**-beta))
+
+    return worth
+
+
+def multipliers_of(table: Table, joint: Joint, control: str | None, equivalence: float) -> tuple[tuple[Multiplier, ...], str]:
+    """Every arm's multiplier, and why the largest size could not be left out (empty where it could)."""
+    left_out, why = _largest_left_out(table, joint.arms)
+    rows = [_multiplier(table, joint, number, left_out[number], equivalence) for number in range(1, len(joint.arms))]
+    corrected = paired.holm({row.arm: row.p_u0 for row in rows if row.arm != control})
+    return tuple(replace(row, p_holm=corrected.get(row.arm, row.p_u0)) for row in rows), why
+
+
+def _multiplier(table: Table, joint: Joint, number: int, left_out: float, equivalence: float) -> Multiplier:
+    arm, form = joint.arms[number], joint.sloped.form
+    first = 5 + (number - 1) * (2 + len(joint.computes))
+    alone = 5 + number - 1
+    highest = joint.computes[_WITHIN - 1] * (1 + 1e-9)
+    at = tuple(
+        At(float(flops), exponential(joint.resampled.interval(first + 2 + place)), bool(flops > highest))
+        for place, flops in enumerate(joint.computes)
+    )
+    mean = exponential(joint.resampled_level.interval(alone))
+    slower = slowdown(table, arm)
+    return Multiplier(
+        arm=arm,
+        u0=joint.resampled.interval(first),
+        u1=joint.resampled.interval(first + 1),
+        c0=float(np.exp(form.centre_c)),
+        profile_u0=joint.likely.interval(form.u0(number)),
+        profile_u1=joint.likely.interval(form.u0(number) + 1),
+        mean=mean,
+        p_u0=joint.resampled_level.p(alone),
+        p_u1=joint.resampled.p(first + 1),
+        p_holm=math.nan,
+        at=at,
+        slowdown=slower,
+        in_seconds=_over(mean, slower) if slower else None,
+        largest_left_out=left_out,
+        p_equivalent=joint.resampled_level.p_within(alone, math.log1p(equivalence)),
+        profile_mean=exponential(joint.likely_level.interval(joint.level.form.u0(number))),
+    )
+
+
+def _over(gain: Estimate, slower: Estimate) -> Estimate:
+    """The quotient of two independent estimates: half widths of logarithms add in squares.
+
+    Zou and Donner, Stat. Med. 27 (2008).
+    """
+    logs = [[float(np.log(end)) for end in (one.value, one.low, one.high)] for one in (gain, slower)]
+    value = logs[0][0] - logs[1][0]
+    down = math.hypot(logs[0][0] - logs[0][1], logs[1][2] - logs[1][0])
+    up = math.hypot(logs[0][2] - logs[0][0], logs[1][0] - logs[1][1])
+    return exponential(Estimate(value, value - down, value + up))
+
+
+def _largest_left_out(table: Table, arms: Sequence[str]) -> tuple[list[float], str]:
+    """For every arm, predicted minus observed log loss of the largest size; NaN where the rest cannot be fit."""
+    points = as_points(table, arms)
+    # Sizes of which arms are asked for the same parameters may differ by their norms' few.
+    largest = points.log_n > points.log_n.max() - 0.01
+    rest = points.where(~largest)
+    errors = [math.nan] * len(arms)
+    try:
+        if any(len(np.unique(rest.cell[rest.arm == arm])) < 2 for arm in range(len(arms))):
+            raise NotIdentified("an arm has too few runs of the other sizes")
+        fit = fit_joint(rest)
+    except NotIdentified as error:
+        return errors, str(error)
+    unseen = points.where(largest)
+    missed = predict(fit, unseen) - unseen.log_loss
+    for arm in range(len(arms)):
+        if (unseen.arm == arm).any():
+            errors[arm] = float(missed[unseen.arm == arm].mean())
+    return errors, ""

@@ -1,0 +1,108 @@
+"""An analysis on a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import Problem, UserError
+from ..files import write_json
+from ..printing import printable
+from .results import Analysis, Estimate
+
+_STYLES = {"better": "green", "worse": "red", "failed": "bold red", "equivalent": "cyan", "undecided": "yellow"}
+
+
+def print_analysis(analysis: Analysis, console: Console | None = None) -> None:
+    """Verdicts first, then what they stand on, then what to know before believing anything."""
+    console = console or Console(highlight=False)
+    for verdict in analysis.verdicts:
+        level = f"[{_STYLES[verdict.level]}]{verdict.level:>10}[/]  "
+        console.print(level, end="")
+        console.print(printable(verdict.sentence), markup=False, soft_wrap=True)
+    for table in _tables(analysis):
+        console.print(table)
+    for warning in analysis.warnings:
+        console.print(printable(f"warning: {warning}"), style="yellow", markup=False, soft_wrap=True)
+
+
+def _tables(analysis: Analysis) -> Iterator[Table]:
+    if analysis.multipliers:
+        c0 = analysis.multipliers[0].c0
+        heads = (
+            "arm",
+            "multiplier",
+            "likelihood's",
+            f"u0 at {c0:.2g} FLOPs",
+            "u1",
+            "p of no gain",
+            "Holm",
+            "slowdown",
+            "by the clock",
+        )
+        table = _table("Compute multipliers with 95 % intervals: above 1 the arm needs less compute than the baseline", heads)
+        for one in analysis.multipliers:
+            cells = [_shown(one.mean), _shown(one.profile_mean), _shown(one.u0, 4), _shown(one.u1, 4), _p(one.p_u0)]
+            table.add_row(printable(one.arm), *cells, _p(one.p_holm), _shown(one.slowdown), _shown(one.in_seconds))
+        yield table
+    if analysis.paired:
+        heads = ("arm", "size", "tokens a parameter", "pairs", "by t", "by sign flips", "p", "Holm")
+        table = _table(f"Loss minus {analysis.baseline}'s, nats, with 95 % intervals", heads)
+        for row in analysis.paired:
+            pairs = str(row.pairs) + (f" of {row.pairs + row.missing}" if row.missing else "")
+            where = ("all", "all") if row.size is None or row.horizon is None else (printable(row.size), f"{row.horizon:g}")
+            table.add_row(
+                printable(row.arm), *where, pairs, _shown(row.by_t, 4), _shown(row.by_signs, 4), _p(row.p), _p(row.p_holm)
+            )
+        yield table
+    if analysis.surface:
+        surface = analysis.surface
+        spread = f"residual standard deviation of log L {surface.spread:.2g}"
+        title = f"L = E + A N^-alpha + B D^-beta of {surface.points} points; {spread}"
+        table = _table(title, ("constant", "value", "95 % interval"))
+        for name in ("E", "A", "B", "alpha", "beta"):
+            found: Estimate = getattr(surface, name)
+            table.add_row(name, f"{found.value:.5g}", f"{found.low:.5g} to {found.high:.5g}")
+        yield table
+
+
+def _table(title: str, heads: tuple[str, ...]) -> Table:
+    table = Table(title=printable(title), title_justify="left")
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place == 0 else "right")
+    return table
+
+
+def _shown(one: Estimate | None, digits: int = 3) -> str:
+    return "-" if one is None else f"{one.value:.{digits}f} ({one.low:.{digits}f} to {one.high:.{digits}f})"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def write_analysis(analysis: Analysis, path: Path) -> None:
+    """All of it as JSON; what is no finite number is null.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        write_json(path, _plain(asdict(analysis)))
+    except OSError as error:
+        why = f"it cannot be written ({error.strerror})"
+        raise UserError(Problem("--json", str(path), why, "give another path")) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
