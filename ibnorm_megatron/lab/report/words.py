@@ -130,6 +130,7 @@ def margin(share: float) -> str:
 def typeset(sentence: str) -> str:
     """A sentence that was made for a terminal: minus signs, powers of ten, and no line that begins with a per cent sign."""
     sentence = re.sub(r"(?<![\w.-])(\d(?:\.\d+)?)e\+?(\d\d)(?!\w|\.\d)", lambda found: _raised(found[1], found[2]), sentence)
+    sentence = re.sub(r"(?<=\w)\.\.(?=\s|$)", ".", sentence)  # a reason that was a sentence, at the end of one
     sentence = re.sub(r"(?<=\d) %", f"{THIN}%", sentence)
     sentence = re.sub(r"\bp (< )?(?=0\.)", lambda found: f"p{THIN}{'<' + THIN if found[1] else ''}", sentence)
     return re.sub(r"(?<![\w.)-])-(?=\d)", MINUS, sentence)

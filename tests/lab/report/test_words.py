@@ -42,7 +42,10 @@ T = words.THIN
         (words.multiplier(None), "–"),
         (words.listing(["a", "b", "c"]), "a, b and c"),
         (words.plural(1, "run"), "1 run"),
-        (words.typeset("-0.3 to 3e15. Holm p < 0.001, 95 %, a-1"), f"−0.3 to 3{T}×{T}10¹⁵. Holm p{T}<{T}0.001, 95{T}%, a-1"),
+        (
+            words.typeset("-0.3 to 3e15. Holm p < 0.001, 95 %, a-1, is nan.."),
+            f"−0.3 to 3{T}×{T}10¹⁵. Holm p{T}<{T}0.001, 95{T}%, a-1, is nan.",
+        ),
     ],
 )
 def test_numbers(said: str, expected: str) -> None:

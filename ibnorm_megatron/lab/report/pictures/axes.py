@@ -24,7 +24,8 @@ def log_axis(axis: Any, say: Callable[[float], str], ticks: int = 6) -> None:
         step = max(1, math.ceil(decades / ticks))
         axis.set_major_locator(LogLocator(base=10.0**step if step > 1 else 10.0, numticks=20))
     else:
-        axis.set_major_locator(LogLocator(base=10.0, subs=(1, 2, 5) if decades > 0.5 else (1, 1.5, 2, 3, 4, 5, 7), numticks=20))
+        between = (1, 1.5, 2, 3, 4, 5, 7) if decades <= 0.5 else (1, 2, 5) if ticks > 4 else (1, 3) if decades <= 1.2 else (1,)
+        axis.set_major_locator(LogLocator(base=10.0, subs=between, numticks=20))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: say(value)))
 

@@ -68,6 +68,8 @@ def _panel(view: View, paint: Paint, axes: Axes, name: str, title: str, label: s
         )
         if values:
             axes.plot([median(values)] * 2, [row - 0.28, row + 0.28], color=paint[look.role], linewidth=2)
+    if len(ends) == 1:
+        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", color=paint["soft"], transform=axes.transAxes)
     axes.set_xlim(*widen(min(*ends, -0.5), max(*ends, 0.5)))
     linear_axis(axes.xaxis, share, 4)
     axes.set(title=title, xlabel=label)

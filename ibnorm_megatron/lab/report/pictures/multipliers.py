@@ -20,7 +20,7 @@ def lacks(view: View) -> str:
 def draw(view: View, paint: Paint) -> Figure:
     """A panel an arm. Ticks at the bottom are the sizes' longest runs."""
     found = [each for arm in view.compared if (each := view.multiplier(arm)) and each.at]
-    columns = 2 if paint.narrow else 3
+    columns = min(len(found), 2 if paint.narrow else 3)
     figure = paint.figure(1.6 * math.ceil(len(found) / columns) + 0.35)
     seen = [end for each in found for at in each.at for end in _ends(at.multiplier, at.extrapolated)]
     margin = view.analysis.equivalence

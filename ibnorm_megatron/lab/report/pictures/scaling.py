@@ -78,7 +78,7 @@ def draw(view: View, paint: Paint) -> Figure:
 def draw_difference(view: View, paint: Paint) -> Figure:
     """A panel an arm: the mean difference from the baseline at every size and horizon, with Student's interval as a band."""
     arms = [arm for arm in view.compared if view.cells(arm)]
-    columns = 2 if paint.narrow else 3
+    columns = min(len(arms), 2 if paint.narrow else 3)
     figure = paint.figure(1.55 * math.ceil(len(arms) / columns) + 0.35)
     bands = {arm: _cells(view, arm) for arm in arms}
     ends = [end for found in bands.values() for cell in found for end in cell[1:] if math.isfinite(end)]

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from .. import words
 from ..drawing import Paint
 from ..view import REALISED, Run, View
-from .axes import fixed_axis, log_axis, widen
+from .axes import fixed_axis, linear_axis, log_axis, widen
 
 #: Nats above the arm's best at which a cell has the full colour, where none is as far above.
 _FULL = 0.02
@@ -157,6 +157,7 @@ def _finish(figure: Figure, axes: Axes, label: str) -> None:
     axes.set(xscale="log", xlabel=label, ylabel="validation loss, nats a token")
     axes.set_xlim(*(10**end for end in widen(*(math.log10(end) for end in axes.get_xlim()))))
     log_axis(axes.xaxis, lambda value: f"{value:.3g}")
+    linear_axis(axes.yaxis, lambda value: f"{value:.6g}")
     figure.legend(loc="outside upper left", ncols=3, handletextpad=0.3, columnspacing=1.2)
 
 
