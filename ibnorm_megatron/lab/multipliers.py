@@ -11,12 +11,15 @@ import numpy as np
 from .pairing import Table, as_points, exponential, slowdown
 from .results import At, Estimate, Multiplier, Observation, Surface
 from .statistics import Floats, paired
-from .statistics.bootstrap import Bootstrap, bootstrap
+from .statistics.bootstrap import Bootstrap, bootstrap, refit
 from .statistics.profile import Likelihood, estimate_parts, maximize
 from .statistics.surface import Fit, NotIdentified, Points, fit_joint, make_form, minimize, predict
 
 #: Computes within the observed range at which a multiplier is given, and factors beyond it.
 _WITHIN, _BEYOND = 5, (10.0, 100.0)
+
+#: From so many clusters on the surface of one arm is fit again to resamples of them.
+_MANY = 30
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,23 @@ def _combinations(fit: Fit, computes: Floats) -> Floats:
     return rows
 
 
-def surface_of(fit: Fit, resampled: Bootstrap) -> Surface:
-    """The surface's constants with intervals; E, A and B have them on their logarithms."""
-    e, a, b = (exponential(resampled.interval(place)) for place in range(3))
-    return Surface(e, a, b, resampled.interval(3), resampled.interval(4), fit.spread, len(fit.residuals))
+def surface_of(fit: Fit, intervals: Sequence[Estimate]) -> Surface:
+    """The surface's constants with intervals, given those of log E, log A, log B, alpha and beta."""
+    e, a, b = (exponential(interval) for interval in intervals[:3])
+    return Surface(e, a, b, *intervals[3:5], fit.spread, len(fit.residuals))
+
+
+def shape_of(resampled: Bootstrap) -> list[Estimate]:
+    """The intervals that :func:`surface_of` takes."""
+    return [resampled.interval(place) for place in range(5)]
 
 
 def fit_alone(fit: Fit, resamples: int, seed: int) -> Surface:
     """The surface of one arm."""
-    return surface_of(fit, bootstrap(fit, _combinations(fit, np.zeros(0)), resamples=resamples, seed=seed))
+    rows = _combinations(fit, np.zeros(0))
+    if len(np.unique(fit.points.block)) >= _MANY:
+        return surface_of(fit, refit(fit, rows, seed=seed))
+    return surface_of(fit, shape_of(bootstrap(fit, rows, resamples=resamples, seed=seed)))
 
 
 def margin_of(fit: Fit, equivalence: float) -> Callable[[Observation], float]:
@@ -167,6 +178,8 @@ def _over(gain: Estimate, slower: Estimate) -> Estimate:
 
     Zou and Donner, Stat. Med. 27 (2008).
     """
+    if not 0 < gain.low <= gain.high < math.inf or not 0 < slower.low <= slower.high < math.inf:
+        return Estimate(gain.value / slower.value, 0.0, math.inf)
     logs = [[float(np.log(end)) for end in (one.value, one.low, one.high)] for one in (gain, slower)]
     value = logs[0][0] - logs[1][0]
     down = math.hypot(logs[0][0] - logs[0][1], logs[1][2] - logs[1][0])

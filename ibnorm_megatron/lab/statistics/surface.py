@@ -35,7 +35,7 @@ _EXPONENT_BOUNDS = (0.01, 4.0)
 _LEAST_E = 0.01
 
 #: Points of the grid from which fits start, evaluations of each, and how many of these go on to the end.
-_STARTS, _FIRST, _FINISHED = 8, 12, 2
+_STARTS, _FIRST, _FINISHED = 5, 12, 2
 
 _EVALUATIONS = 300
 
@@ -68,8 +68,8 @@ class Points:
     cell: Ints
     arms: int
 
-    def where(self, keep: NDArray[np.bool_]) -> Points:
-        """Some of them; arms keep their numbers."""
+    def where(self, keep: NDArray[np.bool_] | Ints) -> Points:
+        """Some of them, by a mask or by places; arms keep their numbers."""
         names = ("log_n", "log_d", "log_c", "log_loss", "arm", "block", "branch", "cell")
         return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
