@@ -13,7 +13,7 @@ Student's with clusters - 1 degrees of freedom, one less where multipliers have 
 (docs/statistics.md).
 
 A surface that was fit to many independent runs is another matter: there is no need for weights, and its constants bend so much
-that a linear answer is too narrow by half. :func:`refit` draws clusters with replacement and fits again, as Besiroglu et al. do.
+that a linear answer is too narrow by half. :func:`refit` draws clusters with replacement and fits again, as Besiroglu et al.
 """
 
 from __future__ import annotations
