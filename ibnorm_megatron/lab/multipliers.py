@@ -105,7 +105,8 @@ def _combinations(fit: Fit, computes: Floats) -> Floats:
 def surface_of(fit: Fit, intervals: Sequence[Estimate]) -> Surface:
     """The surface's constants with intervals, given those of log E, log A, log B, alpha and beta."""
     e, a, b = (exponential(interval) for interval in intervals[:3])
-    return Surface(e, a, b, *intervals[3:5], fit.spread, len(fit.residuals))
+    alpha, beta = intervals[3:5]
+    return Surface(e, a, b, alpha, beta, fit.spread, len(fit.residuals))
 
 
 def shape_of(resampled: Bootstrap) -> list[Estimate]:

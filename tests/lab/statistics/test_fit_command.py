@@ -53,7 +53,7 @@ def test_one_arm_alone_is_a_surface(capsys: pytest.CaptureFixture[str], tmp_path
     table = _write(tmp_path / "one.csv", "\n".join(["parameters,tokens,loss", *lines]))
     assert main(["lab", "fit", str(table)]) == 0
     shown = capsys.readouterr().out
-    assert "of 245" in shown and "alpha" in shown
+    assert "245 points" in shown and "alpha" in shown
     assert "Loss minus" not in shown and "No arm is the baseline" not in shown
 
 
