@@ -80,6 +80,17 @@ class Clusters:
             square += len(sums) / (len(sums) - 1) * float((rest**2).sum())
         return float(math.sqrt(square) / self.counts.sum())
 
+    def without_strata(self) -> Floats:
+        """Sums as if every stratum had the mean of all: deviations from its own, as large as before they were measured from it."""
+        moved = self.sums.copy()
+        for stratum in np.unique(self.strata):
+            own = self.strata == stratum
+            sums, counts, n = self.sums[own], self.counts[own], int(own.sum())
+            if len(self.sums) > n:
+                rest = sums - counts * sums.sum() / counts.sum()
+                moved[own] = counts * self.mean + rest * math.sqrt(n / (n - 1))
+        return moved
+
 
 def by_t(clusters: Clusters) -> tuple[Estimate, float]:
     """The mean with Student's interval over clusters, and the two-sided p of no difference.
@@ -104,8 +115,8 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     up to :data:`EXACT` clusters, :data:`DRAWN` random ones beyond (Phipson and Smyth, arXiv 1603.05766: the observed signs are
     counted too, so p is never zero).
 
-    The test is exact where there is no effect. Its interval takes differences between strata for noise, so where an effect
-    differs from size to size it is wider than need be.
+    p is exact where there is no effect, whatever the sizes' noise. The interval is for the mean over strata that may differ: it flips
+    deviations from each stratum's mean (:meth:`Clusters.without_strata`).
     """
     n, mean = len(clusters.sums), clusters.mean
     if n <= EXACT:
@@ -114,8 +125,9 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     else:
         chosen = np.random.default_rng(seed).integers(0, 2, (DRAWN, n)).astype(np.float64)
         chosen = chosen[chosen.any(axis=1)]
-    means = np.sort(chosen @ clusters.sums / (chosen @ clusters.counts))
-    flips = len(means) + 1
+    held = chosen @ clusters.counts
+    flips = len(chosen) + 1
+    means = chosen @ clusters.sums / held
     # Rounding must not part means that are equal.
     slack = 1e-12 * float(np.abs(means).max(initial=0.0))
     below, above = int((means <= slack).sum()), int((means >= -slack).sum())
@@ -123,6 +135,7 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     outside = int((1 - LEVEL) / 2 * flips)
     if outside < 1:
         return Estimate(mean, -math.inf, math.inf), p, False
+    means = np.sort(chosen @ clusters.without_strata() / held)
     return Estimate(mean, float(means[outside - 1]), float(means[-outside])), p, True
 
 
