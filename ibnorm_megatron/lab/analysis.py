@@ -52,7 +52,7 @@ def analyze(
             surface = fit_alone(fit, resamples, seed)
         else:
             joint = fit_arms(table, resamples, seed)
-            fit = joint.sloped
+            fit = joint.fit
             surface = surface_of(fit, shape_of(joint.resampled))
             margin = margin_of(fit, equivalence)
             found, why = multipliers_of(table, joint, control, equivalence)

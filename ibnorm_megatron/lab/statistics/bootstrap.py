@@ -9,7 +9,7 @@ and its scores are those of the jackknife (WCU-S of MacKinnon, Nielsen and Webb,
 fit as for other M-estimators (the same authors, arXiv 2406.00650), so nothing is fit again.
 
 In simulations its quantiles alone cover u1 in 91 to 96 of 100 studies of nine clusters. So they are taken to be at least
-Student's with clusters - 1 degrees of freedom, one less where multipliers have slopes: with these it is 94 to 97
+Student's with clusters - 1 degrees of freedom, one less where there are multipliers: with these it is 94 to 97
 (docs/statistics.md).
 
 A surface that was fit to many independent runs is another matter: there is no need for weights, and its constants bend so much
@@ -106,7 +106,7 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
         squares += (draws[:, g, None] * own[g] - shift @ taken[g].T) ** 2
     again = np.sqrt((len(names) - 1) / len(names) * squares)
     deviations = np.abs(moved) / np.maximum(again, 1e-300)
-    freedom = len(names) - 1 - (fit.form.slopes and fit.form.arms > 1)
+    freedom = len(names) - 1 - (fit.form.arms > 1)
     return Bootstrap(targets @ fit.free, errors, deviations, freedom)
 
 

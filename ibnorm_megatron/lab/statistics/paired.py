@@ -81,7 +81,7 @@ class Clusters:
         return float(math.sqrt(square) / self.counts.sum())
 
     def without_strata(self) -> Floats:
-        """Sums as if every stratum had the mean of all: deviations from its own, as large as before they were measured from it."""
+        """Sums as if every stratum had the mean of all: deviations from its own, as large as they were."""
         moved = self.sums.copy()
         for stratum in np.unique(self.strata):
             own = self.strata == stratum
@@ -115,8 +115,8 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     up to :data:`EXACT` clusters, :data:`DRAWN` random ones beyond (Phipson and Smyth, arXiv 1603.05766: the observed signs are
     counted too, so p is never zero).
 
-    p is exact where there is no effect, whatever the sizes' noise. The interval is for the mean over strata that may differ: it flips
-    deviations from each stratum's mean (:meth:`Clusters.without_strata`).
+    p is exact where there is no effect, whatever the sizes' noise. The interval is for the mean over strata that may differ: it
+    flips deviations from each stratum's mean (:meth:`Clusters.without_strata`).
     """
     n, mean = len(clusters.sums), clusters.mean
     if n <= EXACT:

@@ -60,10 +60,10 @@ def test_intervals_of_the_published_constants_are_as_wide_as_theirs() -> None:
         assert 0.7 < (found.high - found.low) / (2 * 1.96 * error) < 1.4
 
 
-@pytest.mark.parametrize(("slopes", "tied"), [(True, False), (False, False), (True, True)])
-def test_derivatives(slopes: bool, tied: bool) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_derivatives(tied: bool) -> None:
     points = as_points(*_arms())
-    form = make_form(points, slopes=slopes, tied=tied)
+    form = make_form(points, tied=tied)
     free = _somewhere(form)
     _, derivatives = form.evaluate(free, points)
     for place in range(form.size):
