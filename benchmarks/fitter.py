@@ -11,6 +11,7 @@ decays of a run.
 from __future__ import annotations
 
 import argparse
+import csv
 import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -52,6 +53,7 @@ class Scenario:
         seeds: of every size.
         gains: u0 and u1 of every arm but the baseline, whose name is ``base``; ``control`` is the control.
         common: share of the noise's variance that all decays of a run have in common.
+        falling: exponent of size by which the noise gets smaller.
     """
 
     name: str
@@ -61,11 +63,12 @@ class Scenario:
     seeds: int
     gains: dict[str, tuple[float, float]]
     common: float
+    falling: float = 0.0
 
     def observe(self, number: int) -> list[Observation]:
         """The study with this number."""
         draw = np.random.default_rng([number, sum(map(ord, self.name))])
-        spread = draw.uniform(0.002, 0.005)
+        spread, middle = draw.uniform(0.002, 0.005), float(np.exp(np.mean(np.log(self.sizes))))
         found = []
         for (place, size), seed in product(enumerate(self.sizes), range(self.seeds)):
             of_seed = draw.standard_normal()
@@ -85,7 +88,7 @@ class Scenario:
                             parameters=int(size),
                             tokens=tokens,
                             flops=6 * size * tokens,
-                            loss=self.loss(arm, size, tokens) + spread * float(noise),
+                            loss=self.loss(arm, size, tokens) + spread * float(noise) * (size / middle) ** -self.falling,
                             cluster=f"{arm} {place} {seed}",
                         )
                     )
@@ -118,6 +121,7 @@ SCENARIOS = (
     Scenario("small, decays independent", SMALL, _SMALL_SIZES, (5, 20), 3, _MIXED, 0.0),
     Scenario("small, decays correlated", SMALL, _SMALL_SIZES, (5, 20), 3, _MIXED, 0.7),
     Scenario("small, nothing to find", SMALL, _SMALL_SIZES, (5, 20), 3, _NOTHING, 0.35),
+    Scenario("small, noise falls with size", SMALL, _SMALL_SIZES, (5, 20), 3, _MIXED, 0.35, 0.4),
     Scenario("5 to 40 million", EPOCH, _SIZES, (5, 20, 80), 3, {name: _MIXED[name] for name in ("control", "gain")}, 0.35),
 )
 
@@ -261,9 +265,31 @@ def page(summaries: list[Summary]) -> str:
     low, high = BOUNDS
     judged = "all met" if not bad else "not met: " + "; ".join(bad)
     goals = f"Goals: intervals cover {low:.0%} to {high:.0%}, at most 5 % false claims, the gain found in 90 %: {judged}."
-    count = f"{summaries[0].simulations} studies of each scenario."
+    count = "Studies: " + ", ".join(f"{one.simulations} of {one.scenario!r}" for one in summaries) + "."
     tables = [markdown_table(heads, lines), markdown_table(["claimed", *heads[1:]], found)]
     return "\n\n".join(["# The statistics on simulated studies", listed, f"{count} {goals}", *tables]) + "\n"
+
+
+def write_rows(summaries: list[Summary], path: Path) -> None:
+    """One line a number."""
+    lines = ["scenario,simulations,kind,name,value"]
+    for one in summaries:
+        for kind, values in (("coverage", one.coverage), ("width", one.width), ("found", one.found)):
+            lines += [f'"{one.scenario}",{one.simulations},{kind},"{name}",{value:.6g}' for name, value in values.items()]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def read_rows(path: Path) -> list[Summary]:
+    """What :func:`write_rows` wrote; nothing where there is no such file."""
+    found: dict[str, Summary] = {}
+    if path.exists():
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                name = row["scenario"]
+                summary = found.setdefault(name, Summary(name, int(row["simulations"]), {}, {}, {}))
+                values: dict[str, float] = getattr(summary, row["kind"])
+                values[row["name"]] = float(row["value"])
+    return list(found.values())
 
 
 def main() -> None:
@@ -272,11 +298,18 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=500)
     parser.add_argument("--resamples", type=int, default=999)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", help="a part of a scenario's name; the others' rows in OUT.csv stay")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/fitter"))
     arguments = parser.parse_args()
-    summaries = [run(one, arguments.simulations, arguments.resamples, arguments.processes) for one in SCENARIOS]
-    text = page(summaries)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = arguments.out.with_suffix(".csv")
+    done = {one.scenario: one for one in read_rows(rows)} if arguments.only else {}
+    for scenario in SCENARIOS:
+        if not arguments.only or arguments.only in scenario.name:
+            done[scenario.name] = run(scenario, arguments.simulations, arguments.resamples, arguments.processes)
+            write_rows(list(done.values()), rows)
+    summaries = list(done.values())
+    text = page(summaries)
     arguments.out.with_suffix(".md").write_text(text)
     print(text)
     if any(map(failures, summaries)):

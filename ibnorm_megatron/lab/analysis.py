@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..errors import Problem, UserError, nearest
-from .multipliers import Joint, fit_alone, fit_arms, margin_of, multipliers_of, surface_of
+from .multipliers import Joint, fit_alone, fit_arms, margin_of, multipliers_of, shape_of, surface_of
 from .pairing import Table, as_points, pair_arms
 from .results import Analysis, Multiplier, Observation, Paired, Surface
 from .statistics.surface import NotIdentified, fit_surface
@@ -52,8 +52,8 @@ def analyze(
             surface = fit_alone(fit, resamples, seed)
         else:
             joint = fit_arms(table, resamples, seed)
-            fit = joint.sloped
-            surface = surface_of(fit, joint.resampled)
+            fit = joint.fit
+            surface = surface_of(fit, shape_of(joint.resampled))
             margin = margin_of(fit, equivalence)
             found, why = multipliers_of(table, joint, control, equivalence)
             warnings += _about_multipliers(table, joint, found, why)

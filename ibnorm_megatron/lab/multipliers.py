@@ -11,33 +11,33 @@ import numpy as np
 from .pairing import Table, as_points, exponential, slowdown
 from .results import At, Estimate, Multiplier, Observation, Surface
 from .statistics import Floats, paired
-from .statistics.bootstrap import Bootstrap, bootstrap
-from .statistics.profile import Likelihood, estimate_parts, maximize
-from .statistics.surface import Fit, NotIdentified, Points, fit_joint, make_form, minimize, predict
+from .statistics.bootstrap import Bootstrap, bootstrap, refit
+from .statistics.profile import Likelihood, maximize
+from .statistics.surface import Fit, NotIdentified, Points, fit_joint, predict
 
 #: Computes within the observed range at which a multiplier is given, and factors beyond it.
 _WITHIN, _BEYOND = 5, (10.0, 100.0)
 
+#: From so many clusters on the surface of one arm is fit again to resamples of them.
+_MANY = 30
+
 
 @dataclass(frozen=True)
 class Joint:
-    """Both fits of all arms, with what resampling and the likelihood say of them.
+    """The fit of all arms, with what resampling and the likelihood say of it.
 
     Attributes:
-        arms: names, in the order of the fits' numbers.
-        sloped, level: the fit with u1, and with u1 held at 0.
-        resampled, resampled_level: over the rows of :func:`_combinations`.
-        likely, likely_level: Gaussian fits.
+        arms: names, in the order of the fit's numbers.
+        fit: by Huber's loss.
+        resampled: over the rows of :func:`_combinations`.
+        likely: the Gaussian fit.
         computes: FLOPs at which multipliers are given, the observed range first.
     """
 
     arms: tuple[str, ...]
-    sloped: Fit
-    level: Fit
+    fit: Fit
     resampled: Bootstrap
-    resampled_level: Bootstrap
     likely: Likelihood
-    likely_level: Likelihood
     computes: Floats
 
 
@@ -48,32 +48,14 @@ def fit_arms(table: Table, resamples: int, seed: int) -> Joint:
         NotIdentified: the points cannot tell size from tokens.
     """
     arms = (table.arms[0], *(arm for arm in table.arms[1:] if _has_slope(table, arm)))
-    points = as_points(table, arms)
-    sloped = fit_joint(points)
-    level = _without_slopes(sloped)
-    parts = estimate_parts(sloped)
-    likely = maximize(sloped, parts)
-    computes = _computes(points)
-    return Joint(
-        arms,
-        sloped,
-        level,
-        bootstrap(sloped, _combinations(sloped, computes), resamples=resamples, seed=seed),
-        bootstrap(level, _combinations(level, computes), resamples=resamples, seed=seed),
-        likely,
-        maximize(level, parts, likely),
-        computes,
-    )
+    fit = fit_joint(as_points(table, arms))
+    computes = _computes(fit.points)
+    resampled = bootstrap(fit, _combinations(fit, computes), resamples=resamples, seed=seed)
+    return Joint(arms, fit, resampled, maximize(fit), computes)
 
 
 def _has_slope(table: Table, arm: str) -> bool:
     return len({key[:2] for key in table.pairs(arm)}) > 1
-
-
-def _without_slopes(sloped: Fit) -> Fit:
-    form = make_form(sloped.points, slopes=False, tied=sloped.form.tied)
-    shape = sloped.form.shape
-    return minimize(form, sloped.points, np.concatenate([sloped.free[:shape], sloped.free[shape::2]]))
 
 
 def _computes(points: Points) -> Floats:
@@ -81,33 +63,51 @@ def _computes(points: Points) -> Floats:
     return np.concatenate([np.geomspace(low, high, _WITHIN), [high * factor for factor in _BEYOND]])
 
 
+def _pivots(fit: Fit) -> list[float]:
+    """For every arm but the baseline, ln(C / C0) where its multiplier is best known.
+
+    There ln m does not correlate with u1, and it is what u0 would be with u1 held at 0: the restricted least-squares estimate
+    is u0 - cov(u0, u1) / var(u1) u1. Other arms keep their u1, so that what one arm's trend leaves over is no noise of another.
+    """
+    covariance = np.linalg.pinv(fit.derivatives.T @ fit.derivatives, hermitian=True)
+    places = [fit.form.u0(arm) for arm in range(1, fit.form.arms)]
+    return [float(-covariance[place, place + 1] / covariance[place + 1, place + 1]) for place in places]
+
+
 def _combinations(fit: Fit, computes: Floats) -> Floats:
-    """log E, log A, log B, alpha, beta; then, of every arm, u0, and with slopes u1 and ln m at each compute."""
+    """log E, log A, log B, alpha, beta; then, of every arm, u0, u1, ln m at the pivot and at each compute."""
     form = fit.form
     rows = np.zeros((5, form.size))
     beta = form.shape - 1
     rows[[0, 1, 2, 3, 4], [0, 1, 2, 3, beta]] = 1
     rows[1, 3], rows[2, beta] = form.centre_n, form.centre_d
-    for arm in range(1, form.arms):
-        own = np.zeros((1 + (1 + len(computes)) * form.slopes, form.size))
-        own[0, form.u0(arm)] = 1
-        if form.slopes:
-            own[1, form.u0(arm) + 1] = 1
-            own[2:, form.u0(arm)] = 1
-            own[2:, form.u0(arm) + 1] = np.log(computes) - form.centre_c
+    for arm, pivot in enumerate(_pivots(fit), start=1):
+        own = np.zeros((3 + len(computes), form.size))
+        own[1, form.u0(arm) + 1] = 1
+        own[[0, *range(2, len(own))], form.u0(arm)] = 1
+        own[2:, form.u0(arm) + 1] = [pivot, *(np.log(computes) - form.centre_c)]
         rows = np.concatenate([rows, own])
     return rows
 
 
-def surface_of(fit: Fit, resampled: Bootstrap) -> Surface:
-    """The surface's constants with intervals; E, A and B have them on their logarithms."""
-    e, a, b = (exponential(resampled.interval(place)) for place in range(3))
-    return Surface(e, a, b, resampled.interval(3), resampled.interval(4), fit.spread, len(fit.residuals))
+def surface_of(fit: Fit, intervals: Sequence[Estimate]) -> Surface:
+    """The surface's constants with intervals, given those of log E, log A, log B, alpha and beta."""
+    e, a, b = (exponential(interval) for interval in intervals[:3])
+    alpha, beta = intervals[3:5]
+    return Surface(e, a, b, alpha, beta, fit.spread, len(fit.residuals))
+
+
+def shape_of(resampled: Bootstrap) -> list[Estimate]:
+    """The intervals that :func:`surface_of` takes."""
+    return [resampled.interval(place) for place in range(5)]
 
 
 def fit_alone(fit: Fit, resamples: int, seed: int) -> Surface:
     """The surface of one arm."""
-    return surface_of(fit, bootstrap(fit, _combinations(fit, np.zeros(0)), resamples=resamples, seed=seed))
+    rows = _combinations(fit, np.zeros(0))
+    if len(np.unique(fit.points.block)) >= _MANY:
+        return surface_of(fit, refit(fit, rows, seed=seed))
+    return surface_of(fit, shape_of(bootstrap(fit, rows, resamples=resamples, seed=seed)))
 
 
 def margin_of(fit: Fit, equivalence: float) -> Callable[[Observation], float]:
@@ -126,39 +126,43 @@ def margin_of(fit: Fit, equivalence: float) -> Callable[[Observation], float]:
 def multipliers_of(table: Table, joint: Joint, control: str | None, equivalence: float) -> tuple[tuple[Multiplier, ...], str]:
     """Every arm's multiplier, and why the largest size could not be left out (empty where it could)."""
     left_out, why = _largest_left_out(table, joint.arms)
-    rows = [_multiplier(table, joint, number, left_out[number], equivalence) for number in range(1, len(joint.arms))]
+    pivots = _pivots(joint.fit)
+    rows = [
+        _multiplier(table, joint, number, pivots[number - 1], left_out[number], equivalence)
+        for number in range(1, len(joint.arms))
+    ]
     corrected = paired.holm({row.arm: row.p_u0 for row in rows if row.arm != control})
     return tuple(replace(row, p_holm=corrected.get(row.arm, row.p_u0)) for row in rows), why
 
 
-def _multiplier(table: Table, joint: Joint, number: int, left_out: float, equivalence: float) -> Multiplier:
-    arm, form = joint.arms[number], joint.sloped.form
-    first = 5 + (number - 1) * (2 + len(joint.computes))
-    alone = 5 + number - 1
+def _multiplier(table: Table, joint: Joint, number: int, pivot: float, left_out: float, equivalence: float) -> Multiplier:
+    arm, form = joint.arms[number], joint.fit.form
+    first = 5 + (number - 1) * (3 + len(joint.computes))
+    place = form.u0(number)
     highest = joint.computes[_WITHIN - 1] * (1 + 1e-9)
     at = tuple(
-        At(float(flops), exponential(joint.resampled.interval(first + 2 + place)), bool(flops > highest))
-        for place, flops in enumerate(joint.computes)
+        At(float(flops), exponential(joint.resampled.interval(first + 3 + column)), bool(flops > highest))
+        for column, flops in enumerate(joint.computes)
     )
-    mean = exponential(joint.resampled_level.interval(alone))
+    mean = exponential(joint.resampled.interval(first + 2))
     slower = slowdown(table, arm)
     return Multiplier(
         arm=arm,
         u0=joint.resampled.interval(first),
         u1=joint.resampled.interval(first + 1),
         c0=float(np.exp(form.centre_c)),
-        profile_u0=joint.likely.interval(form.u0(number)),
-        profile_u1=joint.likely.interval(form.u0(number) + 1),
+        profile_u0=joint.likely.interval(place),
+        profile_u1=joint.likely.interval(place + 1),
         mean=mean,
-        p_u0=joint.resampled_level.p(alone),
+        p_u0=joint.resampled.p(first + 2),
         p_u1=joint.resampled.p(first + 1),
         p_holm=math.nan,
         at=at,
         slowdown=slower,
         in_seconds=_over(mean, slower) if slower else None,
         largest_left_out=left_out,
-        p_equivalent=joint.resampled_level.p_within(alone, math.log1p(equivalence)),
-        profile_mean=exponential(joint.likely_level.interval(joint.level.form.u0(number))),
+        p_equivalent=joint.resampled.p_within(first + 2, math.log1p(equivalence)),
+        profile_mean=exponential(joint.likely.around(pivot).interval(place)),
     )
 
 
@@ -167,6 +171,8 @@ def _over(gain: Estimate, slower: Estimate) -> Estimate:
 
     Zou and Donner, Stat. Med. 27 (2008).
     """
+    if not 0 < gain.low <= gain.high < math.inf or not 0 < slower.low <= slower.high < math.inf:
+        return Estimate(gain.value / slower.value, 0.0, math.inf)
     logs = [[float(np.log(end)) for end in (one.value, one.low, one.high)] for one in (gain, slower)]
     value = logs[0][0] - logs[1][0]
     down = math.hypot(logs[0][0] - logs[0][1], logs[1][2] - logs[1][0])

@@ -102,7 +102,7 @@ def _pair(
     keys = [key for key in asked if key in base and key in own]
     if not keys:
         return None
-    clusters = paired.Clusters.of([own[key].loss - base[key].loss for key in keys], [(key[0], key[2]) for key in keys])
+    clusters = paired.Clusters.of([own[key].loss - base[key].loss for key in keys], *_grouped(keys))
     worth = float(np.mean([margin(base[key]) for key in keys]))
     t_interval, t_p = paired.by_t(clusters)
     signs, signs_p, enough = paired.by_signs(clusters, seed)
@@ -120,6 +120,11 @@ def _pair(
         p_equivalent=paired.equivalence(clusters, worth),
         missing=len(asked) - len(keys),
     )
+
+
+def _grouped(keys: Sequence[Key]) -> tuple[list[tuple[str, int]], list[str]]:
+    """Clusters and strata: size and seed; size."""
+    return [(key[0], key[2]) for key in keys], [key[0] for key in keys]
 
 
 def _replace_holm(row: Paired, p_holm: float) -> Paired:
@@ -155,7 +160,7 @@ def slowdown(table: Table, arm: str) -> Estimate | None:
     if not keys:
         return None
     logs = [math.log(own[key].seconds / base[key].seconds) for key in keys]
-    interval, _ = paired.by_t(paired.Clusters.of(logs, [(key[0], key[2]) for key in keys]))
+    interval, _ = paired.by_t(paired.Clusters.of(logs, *_grouped(keys)))
     return exponential(interval)
 
 

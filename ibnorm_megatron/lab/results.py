@@ -120,7 +120,7 @@ class Multiplier:
         u0, u1: with intervals of the cluster bootstrap.
         c0: the geometric mean of all observations' compute.
         profile_u0, profile_u1: the same with profile-likelihood intervals.
-        mean: the multiplier at C0 where u1 is held at 0.
+        mean: the multiplier where u1 is held at 0, which is the one at the compute where it is known best.
         p_u0, p_u1: two-sided, of no gain (``mean`` is 1), and of a gain that does not change with compute.
         p_holm: p_u0 after Holm's correction over arms; the control is not among them, and has p_u0 itself.
         at: over compute, the observed range first; beyond it, it says so.

@@ -34,22 +34,11 @@ def print_analysis(analysis: Analysis, console: Console | None = None) -> None:
 
 def _tables(analysis: Analysis) -> Iterator[Table]:
     if analysis.multipliers:
-        c0 = analysis.multipliers[0].c0
-        heads = (
-            "arm",
-            "multiplier",
-            "likelihood's",
-            f"u0 at {c0:.2g} FLOPs",
-            "u1",
-            "p of no gain",
-            "Holm",
-            "slowdown",
-            "by the clock",
-        )
-        table = _table("Compute multipliers with 95 % intervals: above 1 the arm needs less compute than the baseline", heads)
-        for one in analysis.multipliers:
-            cells = [_shown(one.mean), _shown(one.profile_mean), _shown(one.u0, 4), _shown(one.u1, 4), _p(one.p_u0)]
-            table.add_row(printable(one.arm), *cells, _p(one.p_holm), _shown(one.slowdown), _shown(one.in_seconds))
+        title = "Compute multipliers with 95 % intervals: above 1 the arm needs less compute than the baseline"
+        table = _table(title, ("arm", "multiplier", "likelihood's", "u1", "p", "Holm", "slowdown", "by the clock"))
+        for gain in analysis.multipliers:
+            intervals = [_shown(gain.mean), _shown(gain.profile_mean), _shown(gain.u1, 4), _p(gain.p_u0), _p(gain.p_holm)]
+            table.add_row(printable(gain.arm), *intervals, _shown(gain.slowdown), _shown(gain.in_seconds))
         yield table
     if analysis.paired:
         heads = ("arm", "size", "tokens a parameter", "pairs", "by t", "by sign flips", "p", "Holm")
@@ -63,12 +52,11 @@ def _tables(analysis: Analysis) -> Iterator[Table]:
         yield table
     if analysis.surface:
         surface = analysis.surface
-        spread = f"residual standard deviation of log L {surface.spread:.2g}"
-        title = f"L = E + A N^-alpha + B D^-beta of {surface.points} points; {spread}"
-        table = _table(title, ("constant", "value", "95 % interval"))
+        table = _table("L = E + A N^-alpha + B D^-beta", ("constant", "value", "95 % interval"))
+        table.caption = f"{surface.points} points, spread {surface.spread:.2g} of log L"
         for name in ("E", "A", "B", "alpha", "beta"):
-            found: Estimate = getattr(surface, name)
-            table.add_row(name, f"{found.value:.5g}", f"{found.low:.5g} to {found.high:.5g}")
+            one: Estimate = getattr(surface, name)
+            table.add_row(name, f"{one.value:.5g}", f"{one.low:.5g} to {one.high:.5g}")
         yield table
 
 

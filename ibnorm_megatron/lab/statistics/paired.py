@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from ..results import LEVEL, Estimate
-from . import Floats
+from . import Floats, Ints
 
 #: Up to so many clusters all sign flips are enumerated.
 EXACT = 16
@@ -29,19 +29,29 @@ class Clusters:
     Attributes:
         sums: of the differences of each cluster, ``[clusters]``.
         counts: pairs in each, ``[clusters]``.
+        strata: what each cluster belongs to whose mean may differ from others', ``[clusters]``: its size.
     """
 
     sums: Floats
     counts: Floats
+    strata: Ints
 
     @classmethod
-    def of(cls, differences: Sequence[float], clusters: Sequence[object]) -> Clusters:
-        """Group differences by their cluster's name."""
+    def of(cls, differences: Sequence[float], clusters: Sequence[object], strata: Sequence[object] | None = None) -> Clusters:
+        """Group differences by their cluster's name; a cluster's stratum is that of its first difference.
+
+        Strata of which one has a single cluster are taken for one, since nobody knows the spread there.
+        """
         names = list(dict.fromkeys(clusters))
         places = [names.index(name) for name in clusters]
         values = np.asarray(differences, dtype=np.float64)
         counts = np.bincount(places, minlength=len(names)).astype(np.float64)
-        return cls(np.bincount(places, values, len(names)).astype(np.float64), counts)
+        given = [strata[places.index(place)] for place in range(len(names))] if strata else [None] * len(names)
+        kinds = list(dict.fromkeys(given))
+        numbers = np.array([kinds.index(one) for one in given], dtype=np.intp)
+        if np.bincount(numbers).min() < 2:
+            numbers = np.zeros(len(names), dtype=np.intp)
+        return cls(np.bincount(places, values, len(names)).astype(np.float64), counts, numbers)
 
     @property
     def mean(self) -> float:
@@ -49,17 +59,37 @@ class Clusters:
         return float(self.sums.sum() / self.counts.sum())
 
     @property
-    def standard_error(self) -> float:
-        """Of the mean, from the spread of clusters; NaN for one cluster.
+    def freedom(self) -> int:
+        """Degrees of freedom of the standard error: clusters less strata."""
+        return len(self.sums) - len(np.unique(self.strata))
 
-        That of a ratio of two sums (Cochran, Sampling Techniques, 1977, chapter 6); where all
-        clusters hold equally many pairs it is that of the mean of their means.
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, from the spread of clusters within strata; NaN for one cluster.
+
+        That of a ratio of two sums (Cochran, Sampling Techniques, 1977, chapter 6); where all clusters hold equally many pairs,
+        of one stratum, it is that of the mean of their means. What strata differ by is no noise: the sizes are chosen, and a
+        true gain is worth more nats in a small model than in a large one.
         """
-        n = len(self.sums)
-        if n < 2:
+        if self.freedom < 1:
             return math.nan
-        rest = self.sums - self.counts * self.mean
-        return float(math.sqrt(n / (n - 1) * (rest**2).sum()) / self.counts.sum())
+        square = 0.0
+        for stratum in np.unique(self.strata):
+            sums, counts = self.sums[self.strata == stratum], self.counts[self.strata == stratum]
+            rest = sums - counts * sums.sum() / counts.sum()
+            square += len(sums) / (len(sums) - 1) * float((rest**2).sum())
+        return float(math.sqrt(square) / self.counts.sum())
+
+    def without_strata(self) -> Floats:
+        """Sums as if every stratum had the mean of all: deviations from its own, as large as they were."""
+        moved = self.sums.copy()
+        for stratum in np.unique(self.strata):
+            own = self.strata == stratum
+            sums, counts, n = self.sums[own], self.counts[own], int(own.sum())
+            if len(self.sums) > n:
+                rest = sums - counts * sums.sum() / counts.sum()
+                moved[own] = counts * self.mean + rest * math.sqrt(n / (n - 1))
+        return moved
 
 
 def by_t(clusters: Clusters) -> tuple[Estimate, float]:
@@ -67,7 +97,7 @@ def by_t(clusters: Clusters) -> tuple[Estimate, float]:
 
     Student, The probable error of a mean, Biometrika 6 (1908). One cluster has infinite ends and p = 1.
     """
-    mean, error, freedom = clusters.mean, clusters.standard_error, len(clusters.sums) - 1
+    mean, error, freedom = clusters.mean, clusters.standard_error, clusters.freedom
     if freedom < 1:
         return Estimate(mean, -math.inf, math.inf), 1.0
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
@@ -84,6 +114,9 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     statistics of the means of subsets (Hartigan, Using subsample values as typical values, JASA 64, 1969). All 2^n - 1 subsets
     up to :data:`EXACT` clusters, :data:`DRAWN` random ones beyond (Phipson and Smyth, arXiv 1603.05766: the observed signs are
     counted too, so p is never zero).
+
+    p is exact where there is no effect, whatever the sizes' noise. The interval is for the mean over strata that may differ: it
+    flips deviations from each stratum's mean (:meth:`Clusters.without_strata`).
     """
     n, mean = len(clusters.sums), clusters.mean
     if n <= EXACT:
@@ -92,8 +125,9 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     else:
         chosen = np.random.default_rng(seed).integers(0, 2, (DRAWN, n)).astype(np.float64)
         chosen = chosen[chosen.any(axis=1)]
-    means = np.sort(chosen @ clusters.sums / (chosen @ clusters.counts))
-    flips = len(means) + 1
+    held = chosen @ clusters.counts
+    flips = len(chosen) + 1
+    means = chosen @ clusters.sums / held
     # Rounding must not part means that are equal.
     slack = 1e-12 * float(np.abs(means).max(initial=0.0))
     below, above = int((means <= slack).sum()), int((means >= -slack).sum())
@@ -101,6 +135,7 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     outside = int((1 - LEVEL) / 2 * flips)
     if outside < 1:
         return Estimate(mean, -math.inf, math.inf), p, False
+    means = np.sort(chosen @ clusters.without_strata() / held)
     return Estimate(mean, float(means[outside - 1]), float(means[-outside])), p, True
 
 
@@ -112,7 +147,7 @@ def equivalence(clusters: Clusters, margin: float) -> float:
     """
     if math.isnan(margin):
         return math.nan
-    return one_sided_pair(clusters.mean, clusters.standard_error, margin, len(clusters.sums) - 1)
+    return one_sided_pair(clusters.mean, clusters.standard_error, margin, clusters.freedom)
 
 
 def one_sided_pair(value: float, error: float, margin: float, freedom: float) -> float:

@@ -13,7 +13,8 @@ Unlike the bootstrap it takes all arms to be equally noisy, and Gaussian.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import optimize, stats
@@ -60,7 +61,6 @@ class Likelihood:
         free: parameters, ``[form.size]``.
         rss: whitened residual sum of squares there.
         variance: of a decay's own part.
-        covariance: of the parameters, ``[size, size]``.
         freedom: degrees of freedom of a multiplier's interval: independent clusters' contrasts between arms, less parameters.
     """
 
@@ -70,8 +70,20 @@ class Likelihood:
     free: Floats
     rss: float
     variance: float
-    covariance: Floats
     freedom: int
+
+    @cached_property
+    def covariance(self) -> Floats:
+        """Of the parameters, ``[size, size]``."""
+        jacobian = self.whitener(self.form.evaluate(self.free, self.points)[1])
+        inverse: Floats = np.linalg.pinv(jacobian.T @ jacobian, hermitian=True)
+        return self.variance * inverse
+
+    def around(self, shift: float) -> Likelihood:
+        """The same with multipliers' u0 at another compute: C0 times exp(shift)."""
+        free = self.free.copy()
+        free[self.form.shape :: 2] += shift * free[self.form.shape + 1 :: 2]
+        return replace(self, form=replace(self.form, centre_c=self.form.centre_c + shift), free=free)
 
     def interval(self, place: int) -> Estimate:
         """A parameter with its profile-likelihood interval; infinite where there are too few clusters."""
@@ -116,22 +128,13 @@ def estimate_parts(fit: Fit) -> Whitener:
     return whitener
 
 
-def maximize(fit: Fit, whitener: Whitener, full: Likelihood | None = None) -> Likelihood:
-    """Fit again, by generalized least squares.
-
-    Args:
-        fit: where to start.
-        whitener: of its points.
-        full: a fit with more parameters, whose variance is taken: what one arm's missing slope leaves over is no other's noise.
-    """
-    points, form = fit.points, fit.form
+def maximize(fit: Fit) -> Likelihood:
+    """Fit again, by generalized least squares with the parts' variances."""
+    points, form, whitener = fit.points, fit.form, estimate_parts(fit)
     free, rss = _gauss_newton(form, points, whitener, fit.free)
-    jacobian = whitener(form.evaluate(free, points)[1])
-    variance = full.variance if full else rss / max(1, len(points.arm) - form.size)
-    clusters = len(np.unique(points.block))
-    freedom = (form.arms - 1) * (clusters - 1 - form.slopes)
-    covariance = variance * np.linalg.pinv(jacobian.T @ jacobian, hermitian=True)
-    return Likelihood(form, points, whitener, free, rss, variance, covariance, freedom)
+    variance = rss / max(1, len(points.arm) - form.size)
+    freedom = (form.arms - 1) * (len(np.unique(points.block)) - 2)
+    return Likelihood(form, points, whitener, free, rss, variance, freedom)
 
 
 def _groups(points: Points) -> list[Ints]:

@@ -35,7 +35,7 @@ _EXPONENT_BOUNDS = (0.01, 4.0)
 _LEAST_E = 0.01
 
 #: Points of the grid from which fits start, evaluations of each, and how many of these go on to the end.
-_STARTS, _FIRST, _FINISHED = 8, 12, 2
+_STARTS, _FIRST, _FINISHED = 5, 12, 2
 
 _EVALUATIONS = 300
 
@@ -68,8 +68,8 @@ class Points:
     cell: Ints
     arms: int
 
-    def where(self, keep: NDArray[np.bool_]) -> Points:
-        """Some of them; arms keep their numbers."""
+    def where(self, keep: NDArray[np.bool_] | Ints) -> Points:
+        """Some of them, by a mask or by places; arms keep their numbers."""
         names = ("log_n", "log_d", "log_c", "log_loss", "arm", "block", "branch", "cell")
         return replace(self, **{name: getattr(self, name)[keep] for name in names})
 
@@ -78,13 +78,12 @@ class Points:
 class Form:
     """What the surface's parameters mean for some points: centres, and which are held.
 
-    Free parameters are log E, log A - alpha mean(log N), log B - beta mean(log D), alpha, beta unless ``tied``, then u0 and,
-    with ``slopes``, u1 of every arm but the baseline. Centring makes them nearly uncorrelated, so they are well scaled.
+    Free parameters are log E, log A - alpha mean(log N), log B - beta mean(log D), alpha, beta unless ``tied``, then u0 and u1
+    of every arm but the baseline. Centring makes them nearly uncorrelated, so they are well scaled.
 
     Attributes:
         centre_n, centre_d, centre_c: means of the logarithms.
         arms: how many, the baseline included.
-        slopes: whether multipliers may change with compute.
         tied: alpha and beta are one, because two sizes cannot tell them apart.
     """
 
@@ -92,7 +91,6 @@ class Form:
     centre_d: float
     centre_c: float
     arms: int
-    slopes: bool = True
     tied: bool = False
 
     @property
@@ -103,19 +101,18 @@ class Form:
     @property
     def size(self) -> int:
         """How many free parameters there are."""
-        return self.shape + (self.arms - 1) * (1 + self.slopes)
+        return self.shape + 2 * (self.arms - 1)
 
     def u0(self, arm: int) -> int:
         """The place of an arm's u0 among the free parameters; u1 stands behind it."""
-        return self.shape + (arm - 1) * (1 + self.slopes)
+        return self.shape + 2 * (arm - 1)
 
     def evaluate(self, free: Floats, points: Points) -> tuple[Floats, Floats]:
         """log L ``[n]`` and its derivatives ``[n, size]``."""
         e, a, b, alpha, beta = (*free[:4], free[3 if self.tied else 4])
-        step = 1 + self.slopes
-        gains = np.concatenate([np.zeros(step), free[self.shape :]]).reshape(self.arms, step)[points.arm]
+        gains = np.concatenate([np.zeros(2), free[self.shape :]]).reshape(self.arms, 2)[points.arm]
         x = points.log_c - self.centre_c
-        gain = gains[:, 0] + gains[:, 1] * x if self.slopes else gains[:, 0]
+        gain = gains[:, 0] + gains[:, 1] * x
         n, d = points.log_n - self.centre_n + gain / 2, points.log_d - self.centre_d + gain / 2
         with np.errstate(over="ignore", invalid="ignore"):
             parts = np.stack([np.full_like(n, np.exp(e)), np.exp(a - alpha * n), np.exp(b - beta * d)])
@@ -130,9 +127,7 @@ class Form:
         for arm in range(1, self.arms):
             own = np.where(points.arm == arm, by_gain, 0.0)
             place = self.u0(arm)
-            derivatives[:, place] = own
-            if self.slopes:
-                derivatives[:, place + 1] = own * x
+            derivatives[:, place], derivatives[:, place + 1] = own, own * x
         return np.log(total), derivatives
 
 
@@ -198,10 +193,10 @@ def check(points: Points) -> bool:
     return tied
 
 
-def make_form(points: Points, *, slopes: bool = True, tied: bool = False) -> Form:
+def make_form(points: Points, *, tied: bool = False) -> Form:
     """The form for these points: its centres are their means."""
     n, d, c = (float(values.mean()) for values in (points.log_n, points.log_d, points.log_c))
-    return Form(n, d, c, arms=points.arms, slopes=slopes, tied=tied)
+    return Form(n, d, c, arms=points.arms, tied=tied)
 
 
 def fit_surface(points: Points) -> Fit:
@@ -217,14 +212,14 @@ def fit_surface(points: Points) -> Fit:
     return min((minimize(form, alone, fit.free) for fit in begun[:_FINISHED]), key=lambda fit: fit.cost)
 
 
-def fit_joint(points: Points, *, slopes: bool = True) -> Fit:
+def fit_joint(points: Points) -> Fit:
     """The surface and every arm's multiplier.
 
     Raises:
         NotIdentified: as :func:`check`.
     """
     alone = fit_surface(points)
-    form = make_form(points, slopes=slopes, tied=alone.form.tied)
+    form = make_form(points, tied=alone.form.tied)
     start = np.zeros(form.size)
     start[: form.shape] = alone.free
     return minimize(form, points, start)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.fitter import SCENARIOS, failures, simulate, summarize
+from ibnorm_megatron.lab.analysis import analyze
 from ibnorm_megatron.lab.multipliers import fit_arms
 from ibnorm_megatron.lab.pairing import Table
 
@@ -56,9 +57,9 @@ def _table(spread: float, *, shared: float) -> Table:
 def test_noise_that_arms_share_makes_no_interval_wider() -> None:
     """It cancels in pairs: only a twentieth of the variance is an arm's own, so intervals are several times narrower."""
     apart, together = fit_arms(_table(0.004, shared=0.0), 499, 0), fit_arms(_table(0.004, shared=0.95), 499, 0)
-    width = [_width(joint.likely_level.interval(joint.level.form.u0(1))) for joint in (apart, together)]
+    width = [_width(joint.likely.interval(joint.fit.form.u0(1))) for joint in (apart, together)]
     assert width[1] < 0.4 * width[0]
-    width = [_width(joint.resampled_level.interval(5)) for joint in (apart, together)]
+    width = [_width(joint.resampled.interval(5)) for joint in (apart, together)]
     assert width[1] < 0.6 * width[0]
 
 
@@ -70,7 +71,7 @@ def test_the_profile_is_its_quadratic_for_a_nearly_linear_parameter() -> None:
     from scipy import stats
 
     joint = fit_arms(_table(0.004, shared=0.5), 199, 0)
-    likely, place = joint.likely_level, joint.level.form.u0(2)
+    likely, place = joint.likely, joint.fit.form.u0(2)
     half = stats.t.ppf(0.975, likely.freedom) * math.sqrt(likely.covariance[place, place])
     interval = likely.interval(place)
     assert (interval.high - interval.value, interval.value - interval.low) == pytest.approx((half, half), rel=0.03)
@@ -78,8 +79,20 @@ def test_the_profile_is_its_quadratic_for_a_nearly_linear_parameter() -> None:
 
 def test_resampling_repeats_and_its_p_agrees_with_its_interval() -> None:
     joint, again = (fit_arms(_table(0.004, shared=0.5), 499, 7) for _ in range(2))
-    for place in range(5, len(joint.resampled_level.values)):
-        interval = joint.resampled_level.interval(place)
-        assert interval == again.resampled_level.interval(place)
+    for place in range(5, len(joint.resampled.values)):
+        interval = joint.resampled.interval(place)
+        assert interval == again.resampled.interval(place)
         for end in (interval.low, interval.high):
-            assert joint.resampled_level.p(place, end) == pytest.approx(0.05, abs=0.003)
+            assert joint.resampled.p(place, end) == pytest.approx(0.05, abs=0.003)
+
+
+def test_an_arm_whose_gain_changes_makes_no_other_interval_wider() -> None:
+    def widths(trend: float) -> list[float]:
+        rows = [
+            replace(one, loss=one.loss * (1 + trend * math.log(one.parameters / 3e5))) if one.arm == "fourth" else one
+            for one in SCENARIOS[2].observe(4)
+        ]
+        found = analyze(rows, baseline="base", control="control", equivalence=0.01, resamples=499)
+        return [_width(one.mean) for one in found.multipliers[:-1]]
+
+    assert widths(0.01) == pytest.approx(widths(0.0), rel=0.2)

@@ -33,6 +33,18 @@ def test_clusters_of_equal_size_count_as_their_means() -> None:
     assert (interval.low, interval.high, p) == pytest.approx((expected.low, expected.high, expected_p))
 
 
+def test_what_sizes_differ_by_is_no_noise() -> None:
+    values = RNG.normal(0, 1, (3, 4))
+    apart = values + np.array([[0.0], [10.0], [-7.0]])
+    sizes = np.repeat(["a", "b", "c"], 4).tolist()
+    together, moved = (Clusters.of(one.ravel().tolist(), range(12), sizes) for one in (values, apart))
+    assert together.freedom == 9
+    assert moved.standard_error == pytest.approx(together.standard_error)
+    assert moved.standard_error == pytest.approx(math.sqrt(values.var(axis=1, ddof=1).mean() / 12))
+    # A size with one seed has no spread of its own.
+    assert Clusters.of([1.0, 2.0, 9.0], range(3), ["a", "a", "b"]).freedom == 2
+
+
 @pytest.mark.parametrize("n", [6, 9])
 def test_sign_flips_are_all_of_them(n: int) -> None:
     values = RNG.normal(0.7, 1, n)

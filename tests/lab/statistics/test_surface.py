@@ -52,17 +52,18 @@ def test_recovers_the_published_constants() -> None:
 
 def test_intervals_of_the_published_constants_are_as_wide_as_theirs() -> None:
     fit = fit_surface(_published())
+    # Theirs are fits to resampled runs, and so are ours where there are so many.
     surface = fit_alone(fit, 999, 0)
     for name, published, error in zip(("E", "A", "B", "alpha", "beta"), EPOCH, STANDARD_ERRORS, strict=True):
         found = getattr(surface, name)
         assert found.low < published < found.high
-        assert 0.5 < (found.high - found.low) / (2 * 1.96 * error) < 2.0
+        assert 0.7 < (found.high - found.low) / (2 * 1.96 * error) < 1.4
 
 
-@pytest.mark.parametrize(("slopes", "tied"), [(True, False), (False, False), (True, True)])
-def test_derivatives(slopes: bool, tied: bool) -> None:
+@pytest.mark.parametrize("tied", [False, True])
+def test_derivatives(tied: bool) -> None:
     points = as_points(*_arms())
-    form = make_form(points, slopes=slopes, tied=tied)
+    form = make_form(points, tied=tied)
     free = _somewhere(form)
     _, derivatives = form.evaluate(free, points)
     for place in range(form.size):
@@ -87,7 +88,9 @@ def _exact() -> Points:
     scenario = SCENARIOS[0]
     noisy = as_points(*_arms())
     names = ("base", *scenario.gains)
-    loss = [scenario.loss(names[arm], np.exp(n), np.exp(d)) for arm, n, d in zip(noisy.arm, noisy.log_n, noisy.log_d, strict=True)]
+    loss = [
+        scenario.loss(names[arm], np.exp(n), np.exp(d)) for arm, n, d in zip(noisy.arm, noisy.log_n, noisy.log_d, strict=True)
+    ]
     return replace(noisy, log_loss=np.log(loss))
 
 
@@ -141,6 +144,6 @@ def test_designs_that_cannot_tell_are_refused(keep: object, why: str) -> None:
 def test_too_few_combinations_are_refused() -> None:
     points = as_points(*_arms())
     n, d = np.unique(points.log_n), points.log_d - points.log_n
-    few = ((points.log_n == n[0])) | ((points.log_n == n[1]) & (d < 2))
+    few = (points.log_n == n[0]) | ((points.log_n == n[1]) & (d < 2))
     with pytest.raises(NotIdentified, match="3 combinations"):
         fit_joint(points.where(few))
