@@ -217,6 +217,7 @@ def build_trainer(
     from .callbacks.evaluate import Evaluate
     from .callbacks.guard import GuardReports
     from .callbacks.norm_cost import NormCost
+    from .callbacks.norm_strength import NormStrength
     from .callbacks.norms import NormSteps
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
     from .callbacks.signals import StopOnSignal
@@ -265,6 +266,7 @@ def build_trainer(
         average,
         Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches, average),
         Checkpoint(config.checkpoint, average),
+        NormStrength(validation),
         NormCost(validation) if log.norm_cost else None,
         Summary(),
         Console() if log.console else None,  # the last to speak, when everything it speaks of is done

@@ -378,10 +378,13 @@ def test_an_evaluation_is_the_same_in_every_layout(tmp_path: Path, prepared: Pat
         "context": (2, ["parallel.context=2", "parallel.zero_stage=3"]),
         "tensor": (2, ["parallel.tensor=2", "parallel.sequence=true"]),
     }
+    # Sites whose columns are whole and sharded; at one of them sigma is the unit, so that sigma / lambda is 1 / 2 there.
+    norms = ["model.norm={default: ibnorm_log, final: {kind: ibnorm_tanh, scale: relative, lambda: 2}}"]
+    norms += ["model.norm_placement=sub"]
     found = {}
     for name, (processes, overrides) in layouts.items():
         run = tmp_path / name
-        given = ["train.steps=2", "train.precision=fp32", "evaluate.batches=2", "log.norm_cost=true", *overrides]
+        given = ["train.steps=2", "train.precision=fp32", "evaluate.batches=2", "log.norm_cost=true", *norms, *overrides]
         torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, *given))
         found[name] = RunFolder(run).read_summary()
         assert found[name]["norm_seconds"] > 0
@@ -389,3 +392,5 @@ def test_an_evaluation_is_the_same_in_every_layout(tmp_path: Path, prepared: Pat
         assert summary["val_tokens"] == found["one"]["val_tokens"] == 2 * 8 * 64
         for value in ("loss", "val_loss", "val_bits_per_byte"):
             assert summary[value] == pytest.approx(found["one"][value], rel=1e-6)
+    one, tensor = (found[name]["sigma_over_lambda"] for name in ("one", "tensor"))  # the others' micro-batches are not the same
+    assert tensor == pytest.approx(one, rel=1e-5) and all(summary["sigma_over_lambda"] > 0 for summary in found.values())

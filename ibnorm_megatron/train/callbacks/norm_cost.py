@@ -11,13 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...data.loader import Loader
-from ...model.compiled import uncompiled
-from ...model.norm_slots import norms_of
 from ...model.spec import norm_slots
+from ...norms.base import Norm
 from ...norms.site import Site
 from ...parallel.cpu_compat import device, on_gpu
-from ..step import inputs, own_share
 from .base import Callback
+from .norm_inputs import show_norms
 
 if TYPE_CHECKING:
     from ..loop import Trainer
@@ -56,14 +55,11 @@ class NormCost(Callback):
         """The input of every norm for one validation micro-batch."""
         seen: dict[Site, Tensor] = {}
 
-        def keep(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen[norm.site] = arguments[0].detach().clone()  # type: ignore[index]
+        def keep(norm: Norm, x: Tensor) -> None:
+            assert norm.site is not None
+            seen[norm.site] = x.clone()
 
-        handles = [norm.register_forward_pre_hook(keep) for norm in norms_of(trainer.engine.module).values()]
-        with uncompiled():  # compiled layers would not see the hooks
-            trainer.engine.evaluate([inputs(own_share(self._loader.once(0)[0], trainer.groups))])
-        for handle in handles:
-            handle.remove()
+        show_norms(trainer, self._loader, keep)
         return seen
 
 
