@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import Problem, UserError
 from ..files import write_json
 from ..printing import printable
 from .results import Analysis, Estimate
@@ -76,16 +75,8 @@ def _p(p: float) -> str:
 
 
 def write_analysis(analysis: Analysis, path: Path) -> None:
-    """All of it as JSON; what is no finite number is null.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    try:
-        write_json(path, _plain(asdict(analysis)))
-    except OSError as error:
-        why = f"it cannot be written ({error.strerror})"
-        raise UserError(Problem("--json", str(path), why, "give another path")) from None
+    """All of it as JSON; what is no finite number is null."""
+    write_json(path, _plain(asdict(analysis)))
 
 
 def _plain(value: Any) -> Any:

@@ -26,10 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="share of compute below which a difference is called none (default 0.01)",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything that was found there")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write DIR/report/index.html, its pictures and the numbers")
 
 
 def execute(arguments: argparse.Namespace) -> None:
     from ...errors import Problem, UserError
+    from ...lab import report
     from ...lab.analysis import analyze
     from ...lab.csv_results import read_results
     from ...lab.tables import print_analysis, write_analysis
@@ -50,4 +52,10 @@ def execute(arguments: argparse.Namespace) -> None:
     )
     print_analysis(analysis)
     if arguments.json:
-        write_analysis(analysis, arguments.json)
+        try:
+            write_analysis(analysis, arguments.json)
+        except OSError as error:
+            why = f"it cannot be written ({error.strerror})"
+            raise UserError(Problem("--json", str(arguments.json), why, "give another path")) from None
+    if arguments.report:
+        print(f"report: {report.write(analysis, None, [], None, arguments.report)}")

@@ -15,6 +15,7 @@ from ... import __version__
 from ...errors import Problem, RunFailure
 from ...files import replacing, write_text
 from ..results import Analysis, Estimate
+from ..tables import write_analysis
 from ..trials import Entry
 from . import claims, figures, provenance, records, tables, words
 from .style import DARK, LIGHT
@@ -71,7 +72,7 @@ def write(analysis: Analysis, study: StudyLike | None, entries: Sequence[Entry],
                     file.write(each.picture.png)
             else:
                 (place / f"{each.name}.png").unlink(missing_ok=True)  # of an earlier report
-        records.write_analysis(place / "analysis.json", analysis)
+        write_analysis(analysis, place / "analysis.json")
         records.write_observations(place / "observations.csv", analysis.observations)
         write_text(place / "index.html", page)
     except OSError as error:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ...files import write_json, write_text
-from ..results import Analysis, Observation
+from ...files import write_text
+from ..results import Observation
 
 #: Columns of observations.csv, which ``ibnorm lab fit`` reads: size counts parameters.
 COLUMNS = ("arm", "size_name", "size", "seed", "tokens", "flops", "loss", "seconds", "cluster", "run", "failure")
-
-
-def write_analysis(path: Path, analysis: Analysis) -> None:
-    """All of an analysis as JSON; null for what is not finite."""
-    write_json(path, _plain(dataclasses.asdict(analysis)))
 
 
 def write_observations(path: Path, observations: Sequence[Observation]) -> None:
@@ -31,11 +23,3 @@ def write_observations(path: Path, observations: Sequence[Observation]) -> None:
         values = (each.arm, each.size, each.parameters, each.seed, each.tokens, each.flops, each.loss, each.seconds)
         lines.writerow([*("" if value != value else value for value in values), each.cluster, each.run, each.failure])
     write_text(path, text.getvalue())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

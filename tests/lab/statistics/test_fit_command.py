@@ -35,8 +35,10 @@ def _study(path: Path, heads: str = "Params,train-tokens,Val Loss,Norm,Seed,Comp
 
 def test_verdicts_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = _study(tmp_path / "runs.csv"), tmp_path / "found.json"
-    assert main(["lab", "fit", str(table), "--control", "control", "--json", str(out)]) == 0
+    given = ["--control", "control", "--json", str(out), "--report", str(tmp_path)]
+    assert main(["lab", "fit", str(table), *given]) == 0
     shown = capsys.readouterr().out
+    assert "gain reaches base" in (tmp_path / "report" / "index.html").read_text()
     assert "better  gain reaches base's loss with" in shown
     assert "Compute multipliers with 95 % intervals" in shown and "Loss minus base's" in shown
     found = json.loads(out.read_text())
