@@ -12,7 +12,7 @@ from ibnorm_megatron.config import load_config
 from ibnorm_megatron.norms import norm_names
 from ibnorm_megatron.train.run_folder import RunFolder
 
-from .distributed import ROOT, command, torchrun
+from .distributed import ROOT, command, run_ranks
 
 README = (ROOT / "README.md").read_text()
 TRAIN = "{steps: 10, sequence_length: 64, global_batch_size: 8, micro_batch_size: 4, lr: 1e-3}"
@@ -24,7 +24,7 @@ def test_a_norm_of_ones_own_trains(tmp_path: Path, prepared: Path) -> None:
     norm = "model.norm={default: ibnorm_root, final: peaknorm}"
     overrides = [f"data.path={prepared}", "model.vocab_size=512", "train.steps=20", f"run.dir={tmp_path / 'run'}"]
     main = "ibnorm_megatron.train"
-    torchrun(2, "-m", main, "configs/tiny_llama.yaml", f"plugins=[{plugin}]", norm, "parallel.tensor=2", *overrides)
+    run_ranks(2, main, "configs/tiny_llama.yaml", f"plugins=[{plugin}]", norm, "parallel.tensor=2", *overrides)
     metrics = [record["loss"] for record in RunFolder(tmp_path / "run").read_metrics() if "loss" in record]
     card = RunFolder(tmp_path / "run").read_card()
     assert card["norm"] == "ibnorm_root final=peaknorm"

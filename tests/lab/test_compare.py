@@ -14,7 +14,7 @@ from ibnorm_megatron.cli import main
 from ibnorm_megatron.lab.compare import _smoothed, load_arms
 from ibnorm_megatron.train.run_folder import RunFolder
 
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[str, 
         "faster": ["model.norm=ibnorm_log", "train.lr=1e-2"],
     }
     for name, overrides in arms.items():
-        torchrun(1, "-m", "ibnorm_megatron.train", *common, *overrides, f"run.dir={folder / name}")
+        run_ranks(1, "ibnorm_megatron.train", *common, *overrides, f"run.dir={folder / name}")
     return {name: folder / name for name in arms}
 
 

@@ -24,7 +24,7 @@ from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.train.optimizer import build_optimizer
 
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 VOCABULARY, LENGTH, BATCH = 300, 48, 2  # 300 of 384 columns: padding is there to be masked
 
@@ -191,7 +191,7 @@ def test_tensor_parallel_layers_are_the_same(tmp_path: Path, prepared: Path) -> 
         for how in ("none", "layers")
     }
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    torchrun(2, "-m", "tests.workers.layouts", tmp_path / "cases.json", tmp_path, timeout=600)
+    run_ranks(2, "tests.workers.layouts", tmp_path / "cases.json", tmp_path, timeout=600)
     found = {name: torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in cases}
     for name in layouts:
         eager, compiled = found[f"{name}-none"], found[f"{name}-layers"]

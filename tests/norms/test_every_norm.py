@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ibnorm_megatron.norms import Norm, Site, norm_names, parse_norm
 
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 NORMS = [name for name in norm_names() if name != "none"]
 WITH_OPTIONS = [*NORMS, {"kind": "rmsnorm", "unit_offset": True}, {"kind": "l2norm", "bias": True}]
@@ -87,4 +87,4 @@ def test_a_recomputed_pass_is_the_same_pass(norm: str, reentrant: bool) -> None:
 
 
 def test_sharded_columns_tokens_and_heads_equal_the_whole() -> None:
-    torchrun(2, "-m", "tests.workers.norm_layouts")
+    run_ranks(2, "tests.workers.norm_layouts")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..conftest import VOCABULARY
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 # Seen on two x86 cores: losses 7e-7 apart, gradients 1.6e-6 of their norm. Another order of summation is 1e-7 relative an
 # operation; a missing or doubled sum is 1e-3 and more, as tests show. The learning rate is moderate: a loss responds to the
@@ -30,7 +30,7 @@ def run_cases(folder: Path, processes: int, cases: dict[str, list[str]]) -> dict
     """Train the cases one after another on so many ranks; what each gave, by its name."""
     path = folder / f"cases{processes}.json"
     path.write_text(json.dumps(cases))
-    torchrun(processes, "-m", "tests.workers.layouts", path, folder, timeout=600)
+    run_ranks(processes, "tests.workers.layouts", path, folder, timeout=600)
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in cases}
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_exchanges_keep_order_and_gradients(ranks: int) -> None:
-    torchrun(ranks, "-m", "tests.workers.context")
+    run_ranks(ranks, "tests.workers.context")
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_documents_are_those_of_the_whole_sequence(ranks: int) -> None:
-    torchrun(ranks, "-m", "tests.workers.documents")
+    run_ranks(ranks, "tests.workers.documents")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ibnorm_megatron.parallel.replicas import bit_hash
 
-from ..distributed import torchrun
+from ..distributed import run_ranks
 from .comparing import case
 
 NORM, MATRIX, EMBEDDING = (
@@ -42,7 +42,7 @@ def said(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[str, 
         for name, (weight, *overrides) in runs.items()
     }
     (folder / "cases.json").write_text(json.dumps(cases))
-    torchrun(2, "-m", "tests.workers.audit", folder / "cases.json", folder / "said.json")
+    run_ranks(2, "tests.workers.audit", folder / "cases.json", folder / "said.json")
     found: dict[str, Any] = json.loads((folder / "said.json").read_text())
     return found
 

@@ -11,7 +11,7 @@ from ibnorm_megatron.checkpoints.reader import CheckpointReader
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 _DECAY = 0.8
 
@@ -22,7 +22,7 @@ def test_the_mean_is_that_of_every_steps_weights(tmp_path: Path, prepared: Path)
     given = [f"data.path={prepared}", f"run.dir={run}", f"model.vocab_size={VOCABULARY}", f"train.steps={steps}"]
     given += ["checkpoint.interval=1", "checkpoint.keep_last=9", "evaluate.interval=2", "evaluate.batches=1"]
     given += [f"train.average_decay={_DECAY}", "train.precision=bf16", "log.console=false"]
-    torchrun(2, "-m", "ibnorm_megatron.train", "configs/tiny_llama.yaml", *given)
+    run_ranks(2, "ibnorm_megatron.train", "configs/tiny_llama.yaml", *given)
     readers = [CheckpointReader(run / "checkpoints" / f"step-{step:08d}") for step in range(1, steps + 1)]
     for name in readers[0].record.parameters:
         weights = [reader.logical("weight", name) for reader in readers]
@@ -39,14 +39,7 @@ def test_the_mean_is_that_of_every_steps_weights(tmp_path: Path, prepared: Path)
         assert record["average_val_tokens"] == record["val_tokens"]
     assert RunFolder(run).read_summary()["average_val_loss"] == evaluations[-1]["average_val_loss"]
     without = tmp_path / "without"
-    torchrun(
-        2,
-        "-m",
-        "ibnorm_megatron.train",
-        "configs/tiny_llama.yaml",
-        *given,
-        f"run.dir={without}",
-        "train.average_decay=0",
-    )
+    apart = ["configs/tiny_llama.yaml", *given, f"run.dir={without}", "train.average_decay=0"]
+    run_ranks(2, "ibnorm_megatron.train", *apart)
     curves = [[r["loss"] for r in RunFolder(folder).read_metrics() if "loss" in r] for folder in (run, without)]
     assert curves[0] == curves[1], "to keep a mean and to evaluate it changes no step"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,7 +17,8 @@ from ibnorm_megatron.config import load_config
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
-from ..distributed import ROOT, command, environment
+from ..distributed import command, environment
+from ..workers.forked import Forked
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +27,10 @@ def _steps(run: Path) -> int:
     return max((record["step"] for record in RunFolder(run).read_metrics()), default=0)
 
 
-def _wait(until: object, process: subprocess.Popen[str]) -> None:
+def _wait(until: Callable[[], object], process: Forked) -> None:
     deadline = time.monotonic() + 120
-    while not until():  # type: ignore[operator]
-        assert process.poll() is None, process.communicate()[1][-4000:]
+    while not until():
+        assert process.alive, process.err[-4000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -40,8 +40,7 @@ def test_a_full_disk_is_survived_and_the_next_save_works(tmp_path: Path, prepare
     run = tmp_path / "run"
     given = [f"data.path={prepared}", f"run.dir={run}", f"model.vocab_size={VOCABULARY}", "train.steps=400"]
     given += ["checkpoint.interval=5", "train.global_batch_size=2", "log.console=false"]
-    target = [sys.executable, "-m", "ibnorm_megatron.train", "configs/tiny_llama.yaml", *given]
-    process = subprocess.Popen(target, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Forked("ibnorm_megatron.train", ["configs/tiny_llama.yaml", *given], tmp_path / "said", environment())
     folder = RunFolder(run)
     _wait(lambda: run.is_dir() and folder.latest_checkpoint(), process)
     limited = psutil.Process(process.pid)
@@ -53,9 +52,10 @@ def test_a_full_disk_is_survived_and_the_next_save_works(tmp_path: Path, prepare
     limited.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert before is not None
     _wait(lambda: folder.latest_checkpoint() > before, process)
-    os.kill(process.pid, signal.SIGTERM)
-    error = process.communicate(timeout=120)[1]
-    assert process.returncode == 0, error[-4000:]
+    process.signal(signal.SIGTERM)
+    done = process.finished(120)
+    error = done.stderr
+    assert done.returncode == 0, error[-4000:]
     lines = [line for line in error.splitlines() if "warning" in line]
     assert lines
     assert all("[rank 0] warning: the checkpoint of step " in line and "was not saved: " in line for line in lines)

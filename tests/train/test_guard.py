@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
-from ..distributed import command, torchrun
+from ..distributed import python, run_ranks
 
 PLUGIN = "plugins=[tests/train/plugin_failing_norm.py]"
 TP, PP = "parallel.tensor=2", "parallel.pipeline=2"
@@ -82,7 +81,7 @@ def found(runs: Path, prepared: Path) -> dict[str, list[dict[str, Any]]]:
     cases["evaluation"] = ["", *_arguments(prepared, runs / "evaluation", _norms(MLP, fault="evaluation", first=5), steps=4)]
     cases["once"] = ["", *_arguments(prepared, runs / "once", *once, steps=8)]
     (runs / "cases.json").write_text(json.dumps(cases))
-    torchrun(2, "-m", "tests.workers.guard", runs / "cases.json", runs / "said.json", timeout=900)
+    run_ranks(2, "tests.workers.guard", runs / "cases.json", runs / "said.json", timeout=900)
     said: dict[str, Any] = json.loads((runs / "said.json").read_text())
     return said
 
@@ -199,13 +198,13 @@ def test_one_step_that_fails_is_skipped_and_the_run_goes_on(found: dict[str, lis
 @pytest.mark.slow
 def test_the_command_ends_with_one_sentence_and_goes_on_when_it_is_given_again(tmp_path: Path, prepared: Path) -> None:
     run = tmp_path / "run"
-    target = ["-m", "ibnorm_megatron.train", *_arguments(prepared, run, DROPOUT, _norms(MLP, last=6), steps=9)]
-    failed = command(sys.executable, *target)
+    target = ["ibnorm_megatron.train", *_arguments(prepared, run, DROPOUT, _norms(MLP, last=6), steps=9)]
+    failed = python(*target)
     assert failed.returncode == 1
     sentence = r"error: the loss of step 6 is nan, and the gradient's norm inf: not finite for 3 steps in a row: .*\.\n"
     assert re.search(sentence, failed.stderr) and "Traceback" not in failed.stderr, failed.stderr
     assert "stopped at step 6 with its state saved" not in failed.stdout, "the console is off"
-    done = command(sys.executable, *target)
+    done = python(*target)
     assert done.returncode == 0, done.stderr
     records = RunFolder(run).read_metrics()
     assert [record["skipped_steps"] for record in records if "skipped_steps" in record] == [0, 0, 0, 1, 2, 3, 3, 3, 3]
@@ -219,8 +218,7 @@ def test_a_resumed_run_judges_jumps_as_the_undisturbed_one(tmp_path: Path, prepa
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     given = [f"guard.spikes={spikes}", "guard.spike_window=16", "checkpoint.interval=6", "checkpoint.keep_last=10"]
     given += [_norms("final", fault="jump", first=21, last=21), "log.console=true", "guard.spike_threshold=20"]
-    target = [sys.executable, "-m", "ibnorm_megatron.train"]
-    done = command(*target, *_arguments(prepared, whole, *given, steps=24))
+    done = python("ibnorm_megatron.train", *_arguments(prepared, whole, *given, steps=24))
     assert done.returncode == 0, done.stderr
     assert re.search(r"step 21: the loss jumps to \d+\S* from a usual \S+ \(\d+ deviations\)", done.stderr)
     assert ("; the step is skipped" in done.stderr) == (spikes == "skip")
@@ -240,7 +238,7 @@ def test_a_resumed_run_judges_jumps_as_the_undisturbed_one(tmp_path: Path, prepa
     shutil.copytree(whole, halved)
     (halved / "checkpoints" / "latest").write_text("step-00000018")
     (halved / "summary.json").unlink()
-    done = command(*target, *_arguments(prepared, halved, *given, steps=24))
+    done = python("ibnorm_megatron.train", *_arguments(prepared, halved, *given, steps=24))
     assert done.returncode == 0, done.stderr
     timing = ("step_seconds", "tokens_per_second", "tflops_per_rank", "mfu")
     resumed = [{k: v for k, v in record.items() if k not in timing} for record in RunFolder(halved).read_metrics()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from ibnorm_megatron.checkpoints.record import read_record
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
-from ..distributed import command, torchrun
+from ..distributed import run_ranks
+from ..workers.ranks import ranks
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +56,7 @@ def _case(prepared: Path, run: Path, overrides: list[str], **more: Any) -> dict[
 
 def _train(tmp_path: Path, processes: int, cases: list[dict[str, Any]]) -> None:
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    torchrun(processes, "-m", "tests.workers.resume", tmp_path / "cases.json", timeout=900)
+    run_ranks(processes, "tests.workers.resume", tmp_path / "cases.json", timeout=900)
 
 
 def _curve(run: Path) -> dict[int, tuple[float, float]]:
@@ -117,12 +117,12 @@ def test_layers_that_no_stage_has_are_refused(tmp_path: Path, prepared: Path) ->
     _train(tmp_path, 1, [_case(prepared, run, ["train.steps=1", "model.num_layers=4"])])
     fewer = ["train.steps=2", "model.num_layers=2", "parallel.pipeline=2", "run.allow=[train.steps, model.num_layers]"]
     case = _case(prepared, run, fewer)
-    target = ["-m", "ibnorm_megatron.train", case["config"], *case["overrides"]]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    refused = command(*launch, *target)
-    assert refused.returncode != 0
-    assert "decoder.layers.2.input_layernorm.weight in the checkpoint" in refused.stderr
-    assert "the model has no such tensor" in refused.stderr
+    with ranks([case["config"], *case["overrides"]], 2, tmp_path / "logs") as refused:
+        codes = refused.codes([0, 1], seconds=300)
+        said = refused.said(0) + refused.said(1)
+    assert 0 not in codes and None not in codes
+    assert "decoder.layers.2.input_layernorm.weight in the checkpoint" in said
+    assert "the model has no such tensor" in said
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ibnorm_megatron.train.callbacks.norms import NormSteps
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 
 def test_norms_hear_of_the_steps_done() -> None:
@@ -51,7 +51,7 @@ def test_resumed_is_the_same_curve_with_the_same_lambda(tmp_path: Path, prepared
         common = [f"data.path={prepared}", f"run.dir={run}", f"model.vocab_size={VOCABULARY}", f"model.norm={json.dumps(norm)}"]
         common += ["train.steps=12", "checkpoint.interval=6", "evaluate.interval=6"]
         common += ["parallel.tensor=2", "parallel.sequence=true"]
-        torchrun(2, "-m", "ibnorm_megatron.train", "configs/tiny_llama.yaml", *common)
+        run_ranks(2, "ibnorm_megatron.train", "configs/tiny_llama.yaml", *common)
     assert RunFolder(again).read_card()["resumed"][0]["step"] == 6
     curves = [
         [(r["step"], r.get("loss"), r.get("grad_norm"), r.get("val_loss")) for r in RunFolder(run).read_metrics()]

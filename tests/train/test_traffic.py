@@ -17,7 +17,7 @@ from ibnorm_megatron.train.traffic import bubble, step_messages
 from ibnorm_megatron.train.zero_traffic import gathers
 
 from ..conftest import VOCABULARY
-from ..distributed import torchrun
+from ..distributed import run_ranks
 
 LLAMA, GPT2 = "tiny_llama", "tiny_gpt2"
 TENSOR, SEQUENCE, PIPELINE, CONTEXT = "parallel.tensor=2", "parallel.sequence=true", "parallel.pipeline=2", "parallel.context=2"
@@ -120,7 +120,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[st
     for processes, of_size in CASES.items():
         path = folder / f"cases{processes}.json"
         path.write_text(json.dumps({name: _arguments(prepared, folder / "run", case) for name, case in of_size.items()}))
-        torchrun(processes, "-m", "tests.workers.traffic", path, folder, timeout=600)
+        run_ranks(processes, "tests.workers.traffic", path, folder, timeout=600)
         for name in of_size:
             found[name] = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(processes)]
     return found

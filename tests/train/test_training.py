@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from ibnorm_megatron.train import main
 from ibnorm_megatron.train.run_folder import RunFolder, step_of_checkpoint
 
 from ..conftest import VOCABULARY, prepare_folder
-from ..distributed import ROOT, command, environment, torchrun
+from ..distributed import ROOT, command, environment, python, run_ranks
+from ..workers.forked import Forked
+from ..workers.ranks import ranks
 
 TARGET = "ibnorm_megatron.train"
 
@@ -45,7 +48,7 @@ def test_learns_real_text(tmp_path: Path, prepared: Path, config: str, norm: str
     run = tmp_path / "run"
     overrides = [f"model.norm={norm}", f"train.precision={precision}", "train.steps=150", "evaluate.interval=75"]
     overrides += ["log.tensorboard=true", "log.wandb=offline", "log.norm_cost=true"]
-    torchrun(2, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, *overrides, config=config), "parallel.tensor=2")
+    run_ranks(2, TARGET, *_arguments(prepared, run, *overrides, config=config), "parallel.tensor=2")
     summary, card = RunFolder(run).read_summary(), RunFolder(run).read_card()
     assert summary["val_loss"] < summary["unigram_entropy"] - 0.5
     assert summary["status"] == "complete"
@@ -74,17 +77,41 @@ def _check_records(run: Path, steps: int) -> None:
     assert config["train"]["steps"] == steps
 
 
-def _wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> None:
+def _wait_for_steps(run: Path, steps: int, alive: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and alive():
         if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_text().count("\n") >= steps:
             return
         time.sleep(0.05)
-    pytest.fail(f"the run made no {steps} steps: {process.stderr.read() if process.stderr else ''}")
+    pytest.fail(f"the run in {run} made no {steps} steps")
 
 
-def _start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _stop_a_rank(run: Path, processes: int, given: list[str]) -> str:
+    """Stop a run by a signal to its last rank; what the first has said on stdout."""
+    with ranks(given, processes, run.with_name("logs")) as started:
+        _wait_for_steps(run, 5, lambda: started.alive(0))
+        started.signal(processes - 1, signal.SIGTERM)
+        everyone = range(processes)
+        assert started.codes(everyone, seconds=120) == [0] * processes, [started.said(rank) for rank in everyone]
+        return started.said(0)
+
+
+def _stop_a_launcher(run: Path, processes: int, given: list[str], signalled: str) -> str:
+    """Stop a run as a user or a scheduler does; what it has said on stdout."""
+    torchrun_line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    line = ["ibnorm", "train", *given] if signalled == "ibnorm train" else [*torchrun_line, "-m", TARGET, *given]
+    process = subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for_steps(run, 5, lambda: process.poll() is None)
+    children = psutil.Process(process.pid).children()
+    assert len(children) == (1 if signalled == "ibnorm train" else processes)
+    if signalled == "ibnorm train":
+        process.terminate()
+    else:  # as a scheduler does, whose signal the launcher passes on once more
+        for one in [process, *children, *children]:
+            one.terminate()
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == (1 if signalled == "everything twice" else 0), error[-4000:]  # torchrun's own rule
+    return out
 
 
 @pytest.mark.slow
@@ -103,29 +130,19 @@ def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
 ) -> None:
     common = ["model.norm=ibnorm_log", "train.steps=30", *overrides]
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, whole, *common))
+    run_ranks(processes, TARGET, *_arguments(prepared, whole, *common))
 
     given = _arguments(prepared, halved, *common)
-    torchrun_line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    process = _start(["ibnorm", "train", *given] if signalled == "ibnorm train" else [*torchrun_line, "-m", TARGET, *given])
-    _wait_for_steps(halved, 5, process)
-    ranks = psutil.Process(process.pid).children()
-    assert len(ranks) == (1 if signalled == "ibnorm train" else processes)
     if signalled == "one rank":  # any one rank's signal stops them all, after the same step
-        ranks[-1].terminate()
-    elif signalled == "ibnorm train":
-        process.terminate()
-    else:  # as a scheduler does, whose signal the launcher passes on once more
-        for one in [process, *ranks, *ranks]:
-            one.terminate()
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == (1 if signalled == "everything twice" else 0), error[-4000:]  # torchrun's own rule
+        out = _stop_a_rank(halved, processes, given)
+    else:
+        out = _stop_a_launcher(halved, processes, given, signalled)
     assert "stopped at step" in out
     stopped = RunFolder(halved).read_summary()
     assert stopped["status"] == "stopped"
     assert 5 <= stopped["step"] < 30
 
-    torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, halved, *common))
+    run_ranks(processes, TARGET, *_arguments(prepared, halved, *common))
     assert RunFolder(halved).read_summary()["status"] == "complete"
     assert _curve(halved) == _curve(whole)
     assert RunFolder(halved).read_summary()["val_loss"] == RunFolder(whole).read_summary()["val_loss"]
@@ -143,15 +160,14 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     """A kill between checkpoints, with a half-written draft left behind: the same command gives the undisturbed curve."""
     common = ["model.norm=ibnorm_log", "train.steps=30", "checkpoint.interval=10"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, whole, *common))
-    target = [sys.executable, "-m", "ibnorm_megatron.train", *_arguments(prepared, killed, *common)]
-    process = _start(target)
-    _wait_for_steps(killed, 14, process)
-    process.send_signal(signal.SIGSTOP)
-    twin = command(*target)
+    run_ranks(1, TARGET, *_arguments(prepared, whole, *common))
+    target = [TARGET, *_arguments(prepared, killed, *common)]
+    process = Forked(TARGET, target[1:], tmp_path / "said", environment())
+    _wait_for_steps(killed, 14, lambda: process.alive)
+    process.signal(signal.SIGSTOP)
+    twin = python(*target)
     assert (twin.returncode, "another process is training in it" in twin.stderr) == (2, True)
     process.kill()
-    process.wait()
     latest = RunFolder(killed).latest_checkpoint()
     assert latest in ("step-00000010", "step-00000020")
     draft = killed / "checkpoints" / ".step-00000020.tmp"
@@ -167,7 +183,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
                 torch.save({"module": _Evil()}, path)
             else:
                 path.write_bytes(before[path][:-1000])
-        refused = command(*target)
+        refused = python(*target)
         assert refused.returncode == 2, refused.stderr
         told = re.findall(r"error: the checkpoint file is (.*): it has \d+ bytes and was written with \d+; .*", refused.stderr)
         assert told == [str(checkpoint / "rank-00000.safetensors") for checkpoint in reversed(kept)]
@@ -178,7 +194,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     assert not (ROOT / "evil").exists()
     assert {path: path.read_bytes() for path in killed.rglob("*") if path.is_file()} == before
 
-    done = command(*target)
+    done = python(*target)
     assert done.returncode == 0, done.stderr
     assert _curve(killed) == _curve(whole)
     assert not draft.exists()
@@ -187,23 +203,23 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     summaries = [RunFolder(run).read_summary() for run in (killed, whole)]
     assert {key: summaries[0][key] for key in steps} == {key: summaries[1][key] for key in steps}
 
-    again = command(*target)
+    again = python(*target)
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
 
     folder = RunFolder(killed)
     last, before = folder.checkpoint_names()[:2]
-    short = command(*target, f"train.steps={step_of_checkpoint(last) - 1}", "run.allow=[train.steps]")
+    short = python(*target, f"train.steps={step_of_checkpoint(last) - 1}", "run.allow=[train.steps]")
     assert short.returncode == 2, short.stderr
     assert f"is at step {step_of_checkpoint(last)} already" in short.stderr
     (folder.checkpoints / "latest").write_text(before)  # a run that is complete can go back as well
-    back = command(*target)
+    back = python(*target)
     assert (back.returncode, "nothing to do" in back.stdout) == (0, False), back.stderr
     assert folder.latest_checkpoint() == last
     assert list(folder.checkpoints.glob(f"superseded-{last}-*"))
     assert _curve(killed) == _curve(whole)
     # Killed between the last checkpoint and the summary: it is written from the records, complete.
     (killed / "summary.json").unlink()
-    done = command(*target)
+    done = python(*target)
     assert done.returncode == 0, done.stderr
     assert RunFolder(killed).read_summary().keys() == summaries[0].keys()
 
@@ -214,7 +230,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     flipped = bytearray(path.read_bytes())
     flipped[len(flipped) // 2] ^= 1
     path.write_bytes(flipped)
-    done = command(*target)
+    done = python(*target)
     assert done.returncode == 0, done.stderr
     assert f"warning: the checkpoint file is {path}: its bytes are not those that were written" in done.stderr
     assert "warning: going on from step-00000020" in done.stderr
@@ -227,8 +243,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
 def test_both_launchers_start_the_same_run(tmp_path: Path, prepared: Path) -> None:
     common = ["model.norm=ibnorm_log", "train.steps=5", "parallel.tensor=2"]
     runs = {name: tmp_path / name for name in ("torchrun", "deepspeed", "ibnorm")}
-    torchrun(2, "-m", "ibnorm_megatron.train", *_arguments(prepared, runs["torchrun"], *common))
     launchers: dict[str, list[str]] = {
+        "torchrun": ["torchrun", "--standalone", "--nproc-per-node", "2", "-m", TARGET],
         "deepspeed": ["deepspeed", "--num_accelerators", "2", "--module", "ibnorm_megatron.train"],
         "ibnorm": ["ibnorm", "train"],
     }
@@ -243,9 +259,7 @@ def test_both_launchers_start_the_same_run(tmp_path: Path, prepared: Path) -> No
 @pytest.mark.parametrize("overrides", [["train.precision=fp16"], ["parallel.offload_optimizer=true"], ["train.schedule=wsd"]])
 def test_other_ways_to_train_learn_too(tmp_path: Path, prepared: Path, overrides: list[str]) -> None:
     run = tmp_path / "run"
-    torchrun(
-        1, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, "train.steps=60", "model.norm=ibnorm_log", *overrides)
-    )
+    run_ranks(1, TARGET, *_arguments(prepared, run, "train.steps=60", "model.norm=ibnorm_log", *overrides))
     summary = RunFolder(run).read_summary()
     assert summary["val_loss"] < summary["unigram_entropy"]
 
@@ -255,7 +269,7 @@ def test_a_run_is_not_resumed_as_another(
     tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, changed = tmp_path / "run", tmp_path / "changed"
-    torchrun(1, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, "train.steps=2"))
+    run_ranks(1, TARGET, *_arguments(prepared, run, "train.steps=2"))
     shutil.copytree(prepared, changed)
     manifest = json.loads((changed / "manifest.json").read_text())
     manifest["corpora"][0]["splits"]["validation"][0]["text_bytes"] += 1
@@ -279,7 +293,7 @@ def test_a_run_is_not_resumed_as_another(
         assert all(text in errors for text in says), errors
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     allowed = ["train.steps=3", f"data.path={changed}", "run.allow=[train.steps, data]"]
-    torchrun(1, "-m", TARGET, *_arguments(prepared, run, *allowed))
+    run_ranks(1, TARGET, *_arguments(prepared, run, *allowed))
     assert RunFolder(run).read_summary()["step"] == 3
     assert RunFolder(run).read_card()["resumed"][0]["step"] == 2
 
@@ -292,13 +306,13 @@ def test_weights_and_an_index_cache_of_its_own_train_and_resume(tmp_path: Path, 
     common = [f"data.weights={weights}", "train.steps=8", "checkpoint.interval=3", "data.loss_on_end_of_document=false"]
     common += ["train.global_batch_size=128", "train.micro_batch_size=32"]  # some documents end in so many tokens
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    torchrun(1, "-m", TARGET, *_arguments(prepared, whole, *common))
+    run_ranks(1, TARGET, *_arguments(prepared, whole, *common))
     assert RunFolder(whole).read_summary()["tokens"] < 8 * 128 * 64, "ends of documents do not count"
     shutil.copytree(whole, halved)
     (halved / "checkpoints" / "latest").write_text("step-00000006")
     (halved / "summary.json").unlink()
     moved = shutil.copytree(prepared, tmp_path / "moved")
-    torchrun(1, "-m", TARGET, *_arguments(moved, halved, *common, f"data.index_cache={tmp_path / 'cache'}"))
+    run_ranks(1, TARGET, *_arguments(moved, halved, *common, f"data.index_cache={tmp_path / 'cache'}"))
     assert _curve(halved) == _curve(whole)
     assert len(list((tmp_path / "cache").glob("*-train-64"))) == len(names)
 
@@ -332,7 +346,7 @@ def test_documents_apart_train_the_same_in_every_layout(tmp_path: Path, text_sou
         ("tp2", 2, [*apart, "parallel.tensor=2", "parallel.sequence=true"]),
         ("cp2", 2, [*apart, "parallel.context=2", "parallel.recompute=full"]),
     ):
-        torchrun(processes, "-m", TARGET, *_arguments(prepared, tmp_path / name, *overrides, config=config))
+        run_ranks(processes, TARGET, *_arguments(prepared, tmp_path / name, *overrides, config=config))
         curves[name] = [loss for loss, _ in _curve(tmp_path / name).values()]
         records = RunFolder(tmp_path / name).read_metrics()
         counted[name] = [record["tokens"] for record in records if "loss" in record]
@@ -362,7 +376,7 @@ def test_records_every_so_many_steps_are_those_of_every_step(tmp_path: Path, pre
     for interval in (1, 4):
         run = tmp_path / str(interval)
         overrides = [f"log.interval={interval}", "train.steps=10", "train.precision=fp32", "train.replica_audit=3"]
-        torchrun(2, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, *overrides))
+        run_ranks(2, TARGET, *_arguments(prepared, run, *overrides))
         curves.append(_curve(run))
         assert RunFolder(run).read_summary()["tokens"] == 10 * 8 * 64
     assert list(curves[1]) == [4, 8, 10]
@@ -385,7 +399,7 @@ def test_an_evaluation_is_the_same_in_every_layout(tmp_path: Path, prepared: Pat
     for name, (processes, overrides) in layouts.items():
         run = tmp_path / name
         given = ["train.steps=2", "train.precision=fp32", "evaluate.batches=2", "log.norm_cost=true", *norms, *overrides]
-        torchrun(processes, "-m", "ibnorm_megatron.train", *_arguments(prepared, run, *given))
+        run_ranks(processes, TARGET, *_arguments(prepared, run, *given))
         found[name] = RunFolder(run).read_summary()
         assert found[name]["norm_seconds"] > 0
     for summary in found.values():

@@ -8,16 +8,10 @@ from typing import Any
 
 import pytest
 
+from ibnorm_megatron.cli import main
 from ibnorm_megatron.verify import DEFAULT_LAYOUTS, Options, Report, Row, verify
 
-from ..distributed import command
-
 FAR = 10.0  #: bounds that a fault has to be outside of
-
-
-def _command(*arguments: object) -> tuple[int, str, str]:
-    done = command("python", "-c", "import sys; from ibnorm_megatron.cli import main; sys.exit(main())", "verify", *arguments)
-    return done.returncode, done.stdout, done.stderr
 
 
 def _told(report: Report) -> str:
@@ -31,9 +25,10 @@ def _told(report: Report) -> str:
 
 
 @pytest.mark.slow
-def test_the_default_layouts_of_a_llama(tmp_path: Path) -> None:
+def test_the_default_layouts_of_a_llama(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"
-    code, table, told = _command("configs/tiny_llama.yaml", "model.norm=ibnorm_log", "--json", path)
+    code = main(["verify", "configs/tiny_llama.yaml", "model.norm=ibnorm_log", "--json", str(path)])
+    table, told = capsys.readouterr()
     assert code == 0, table + told
     report = json.loads(path.read_text())
     assert [row["name"] for row in report["layouts"]] == list(DEFAULT_LAYOUTS)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+from .forked import Forked, environment
 
 
 class Ranks:
-    """Processes that train one config together.
+    """Processes that run one module together, each as a launcher starts it.
 
     Args:
-        arguments: of ``ibnorm_megatron.train``; ``{rank}`` in one is each rank's own.
+        arguments: the module's command line.
         size: how many.
         folder: for what they print.
         plant: ``module:function`` called in every rank before it trains.
         present: the ranks that are really started.
+        module: what they run.
         environ: more of the environment.
     """
 
@@ -34,51 +32,37 @@ class Ranks:
         folder: Path,
         plant: str = "",
         present: Sequence[int] | None = None,
+        module: str = "ibnorm_megatron.train",
         **environ: str,
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ibnorm_megatron.verify.warm"])
-        folder.mkdir(parents=True, exist_ok=True)
-        warm = context.Process(target=os.getpid)  # the server imports for seconds before it forks the first
-        warm.start()
-        warm.join()
-        world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **environ}
-        self._logs = {rank: folder / f"rank-{rank}.log" for rank in (range(size) if present is None else present)}
-        self._processes: dict[int, ForkServerProcess] = {}
-        for rank, log in self._logs.items():
-            own = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            self._processes[rank] = context.Process(target=_rank, args=(list(arguments), own, str(log), plant), daemon=True)
-            self._processes[rank].start()
+        world = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+        world |= {"MASTER_PORT": str(free_port()), **environ}
+        self._processes = {}
+        for rank in range(size) if present is None else present:
+            own = {**environment(), **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            self._processes[rank] = Forked(module, arguments, folder / f"rank-{rank}", own, plant)
 
     def signal(self, rank: int, number: int) -> None:
         """Send a rank a signal."""
-        os.kill(self._pid(rank), number)
-
-    def _pid(self, rank: int) -> int:
-        pid = self._processes[rank].pid
-        assert pid is not None
-        return pid
+        self._processes[rank].signal(number)
 
     def codes(self, ranks: Sequence[int], seconds: float) -> list[int | None]:
         """The exit codes of ranks, each of which has so long; None of one that goes on."""
         deadline = time.monotonic() + seconds
-        for rank in ranks:
-            self._processes[rank].join(max(0.0, deadline - time.monotonic()))
-        return [self._processes[rank].exitcode for rank in ranks]
+        return [self._processes[rank].wait(deadline - time.monotonic()) for rank in ranks]
 
     def alive(self, rank: int) -> bool:
         """Whether a rank goes on."""
-        return self._processes[rank].is_alive()
+        return self._processes[rank].alive
 
     def said(self, rank: int) -> str:
-        """What a rank has printed so far."""
-        return self._logs[rank].read_text(errors="replace") if self._logs[rank].exists() else ""
+        """What a rank has printed so far, on stdout and then on stderr."""
+        return self._processes[rank].out + self._processes[rank].err
 
     def kill(self) -> None:
         """End all of them."""
         for process in self._processes.values():
             process.kill()
-            process.join()
 
 
 @contextmanager
@@ -98,21 +82,3 @@ def free_port() -> int:
         with suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port
-
-
-def _rank(arguments: list[str], environ: dict[str, str], log: str, plant: str) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.environ.update(environ)
-    if plant:
-        module, _, function = plant.partition(":")
-        getattr(import_module(module), function)()
-    import torch
-
-    from ibnorm_megatron.train import main
-
-    torch.set_num_threads(1)
-    code = main(arguments)
-    sys.stdout.flush()
-    sys.exit(code)
