@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import signal
@@ -109,7 +110,10 @@ def _server() -> ForkServerContext:
 
 
 def _run(module: str, arguments: list[str], environ: dict[str, str], out: str, err: str, plant: str) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # with the server, which ends with the test process
+    # It ends with the server, and the server with the test process: unless somebody else has the other end of the server's
+    # pipe, which every process that it forks is given.
+    os.close(multiprocessing.forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number, path in ((1, out), (2, err)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
