@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from ..parallel.groups import Groups
 from .callbacks.base import Callback, Record, speaks
 from .flops import model_flops_utilization
 from .guard import Guard
+from .memory import peak_memory
 from .pace import Pace
 from .run_folder import RunFolder
 from .step import StepMetrics, TrainStep
@@ -176,7 +176,7 @@ class Trainer:
 
     def peak_memory(self) -> int:
         """Most bytes any rank held so far: of GPU memory on GPUs, of the whole process on CPUs."""
-        own = torch.cuda.max_memory_allocated() if on_gpu() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        own = torch.cuda.max_memory_allocated() if on_gpu() else peak_memory()
         most = torch.tensor(own, dtype=torch.int64, device=device())
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         return int(most)

@@ -7,7 +7,7 @@ from ibnorm_megatron.config import Config
 OPTIONS = {
     "model": "num_layers hidden_size num_attention_heads num_key_value_heads ffn_hidden_size vocab_size max_sequence_length "
     "position_embedding rope_base activation linear_bias tie_embeddings norm norm_placement compile qk_norm dropout "
-    "init_std scale_residual_init",
+    "init_std scale_residual_init mup_base_width",
     "parallel": "tensor sequence pipeline virtual_pipeline context context_method recompute zero_stage offload_optimizer "
     "deepspeed",
     "data": "path weights document_mask loss_on_end_of_document index_cache",
@@ -15,9 +15,9 @@ OPTIONS = {
     "decay_fraction weight_decay beta1 beta2 adam_eps grad_clip average_decay replica_audit",
     "guard": "stop_after spikes spike_window spike_threshold",
     "evaluate": "interval batches",
-    "checkpoint": "interval keep_last keep_every background",
+    "checkpoint": "interval keep_last keep_every at background",
     "log": "interval console tensorboard wandb wandb_project norm_cost",
-    "run": "dir resume allow device dead_after stall_after stop_within",
+    "run": "dir resume allow branch_from device dead_after stall_after stop_within",
 }
 
 
