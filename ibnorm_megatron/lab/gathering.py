@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .design import due, main_trials
@@ -13,6 +14,19 @@ from .trials import Entry, Trial
 
 if TYPE_CHECKING:
     from .study import Study
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the main stage has shown so far.
+
+    Attributes:
+        observations: runs that have ended, and those that never can: these and the diverged have no loss, and a reason.
+        pending: runs that are still to be trained, or to be tried again; without a loss, for no fault of the arm's.
+    """
+
+    observations: tuple[Observation, ...]
+    pending: tuple[Observation, ...]
 
 
 def current(study: Study, entries: Sequence[Entry]) -> list[Entry]:
@@ -26,25 +40,37 @@ def _is_of(study: Study, entry: Entry) -> bool:
     return known and study.key(trial) == entry.key
 
 
-def observations(study: Study, entries: Sequence[Entry]) -> list[Observation]:
-    """One observation for every run of the main stage that has ended, and for every one that never can.
+def gather(study: Study, entries: Sequence[Entry]) -> Gathered:
+    """Every trial of the main stage, as one that has ended or one that is pending; nothing before tuning is over.
 
-    Tokens and FLOPs are those that were asked for, so that a run which diverged stands beside its pairs; it has no loss,
-    and its reason. What is still to run, or to be tried again, is not there.
+    Tokens and FLOPs are those that were asked for, so that a run which diverged stands beside its pairs.
 
     Raises:
         RunFailure: the design cannot go on.
     """
     so_far = due(study, entries)
     if not so_far.choices:
-        return []
-    known, lost, open_ = latest(entries), dict(so_far.lost), set(so_far.trials)
-    found = []
+        return Gathered((), ())
+    known, lost = latest(entries), dict(so_far.lost)
+    ended: list[Observation] = []
+    pending: list[Observation] = []
     for trial in main_trials(study, so_far.choices):
         entry = known.get(study.key(trial))
-        if trial not in open_ and (entry is not None or trial in lost):
-            found.append(_observation(study, trial, entry, lost.get(trial, "")))
-    return found
+        # One that failed and is not lost is to be tried again.
+        if trial in lost or (entry is not None and entry.status != "failed"):
+            ended.append(_observation(study, trial, entry, lost.get(trial, "")))
+        else:
+            pending.append(_observation(study, trial, None, "it is not trained yet"))
+    return Gathered(tuple(ended), tuple(pending))
+
+
+def observations(study: Study, entries: Sequence[Entry]) -> list[Observation]:
+    """Those of :func:`gather` that have ended or never can.
+
+    Raises:
+        RunFailure: the design cannot go on.
+    """
+    return list(gather(study, entries).observations)
 
 
 def _observation(study: Study, trial: Trial, entry: Entry | None, why: str) -> Observation:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .pairing import Table, as_points, exponential, slowdown
-from .results import At, Estimate, Multiplier, Observation, Surface
+from .pairing import Table, as_points, exponential, log_slowdown
+from .results import LEVEL, At, Estimate, Multiplier, Observation, Surface
 from .statistics import Floats, paired
 from .statistics.bootstrap import Bootstrap, bootstrap, refit
 from .statistics.profile import Likelihood, maximize
-from .statistics.surface import Fit, NotIdentified, Points, fit_joint, predict
+from .statistics.surface import SAME, Fit, NotIdentified, fit_joint, predict
 
-#: Computes within the observed range at which a multiplier is given, and factors beyond it.
+#: Computes within an arm's observed range at which its multiplier is given, and factors beyond it.
 _WITHIN, _BEYOND = 5, (10.0, 100.0)
 
 #: From so many clusters on the surface of one arm is fit again to resamples of them.
@@ -31,7 +31,7 @@ class Joint:
         fit: by Huber's loss.
         resampled: over the rows of :func:`_combinations`.
         likely: the Gaussian fit.
-        computes: FLOPs at which multipliers are given, the observed range first.
+        computes: FLOPs at which multipliers are given, ``[arms, c]``: the range in which an arm has pairs first.
     """
 
     arms: tuple[str, ...]
@@ -42,14 +42,14 @@ class Joint:
 
 
 def fit_arms(table: Table, resamples: int, seed: int) -> Joint:
-    """Fit the surface and the multipliers of all arms that have pairs at two computes.
+    """Fit the surface and the multipliers of all arms that have pairs at two computes and are not :func:`is_far`.
 
     Raises:
         NotIdentified: the points cannot tell size from tokens.
     """
-    arms = (table.arms[0], *(arm for arm in table.arms[1:] if _has_slope(table, arm)))
+    arms = (table.arms[0], *(arm for arm in table.arms[1:] if _has_slope(table, arm) and not is_far(table, arm)))
     fit = fit_joint(as_points(table, arms))
-    computes = _computes(fit.points)
+    computes = np.stack([_computes(table, arm) for arm in arms])
     resampled = bootstrap(fit, _combinations(fit, computes), resamples=resamples, seed=seed)
     return Joint(arms, fit, resampled, maximize(fit), computes)
 
@@ -58,8 +58,23 @@ def _has_slope(table: Table, arm: str) -> bool:
     return len({key[:2] for key in table.pairs(arm)}) > 1
 
 
-def _computes(points: Points) -> Floats:
-    low, high = float(np.exp(points.log_c.min())), float(np.exp(points.log_c.max()))
+def is_far(table: Table, arm: str) -> bool:
+    """Whether an arm's losses are too far from the baseline's for one surface.
+
+    That is where they differ by more than half of what the baseline's own differ by over its sizes and horizons. A multiplier
+    would be an extrapolation then, and the surface would bend to reach it, at the cost of all other arms.
+    """
+    base, own, keys = table.good[table.baseline], table.good[arm], table.pairs(arm)
+    cells = [
+        math.log(np.median([one.loss for key, one in base.items() if key[:2] == cell])) for cell in {key[:2] for key in base}
+    ]
+    apart = np.median([abs(math.log(own[key].loss / base[key].loss)) for key in keys])
+    return bool(apart > (max(cells) - min(cells)) / 2)
+
+
+def _computes(table: Table, arm: str) -> Floats:
+    flops = [table.good[arm][key].flops for key in table.pairs(arm)]
+    low, high = min(flops), max(flops)
     return np.concatenate([np.geomspace(low, high, _WITHIN), [high * factor for factor in _BEYOND]])
 
 
@@ -71,7 +86,11 @@ def _pivots(fit: Fit) -> list[float]:
     """
     covariance = np.linalg.pinv(fit.derivatives.T @ fit.derivatives, hermitian=True)
     places = [fit.form.u0(arm) for arm in range(1, fit.form.arms)]
-    return [float(-covariance[place, place + 1] / covariance[place + 1, place + 1]) for place in places]
+    known = [covariance[place + 1, place + 1] > 1e-12 * covariance[place, place] for place in places]
+    return [
+        float(-covariance[place, place + 1] / covariance[place + 1, place + 1]) if there else 0.0
+        for place, there in zip(places, known, strict=True)
+    ]
 
 
 def _combinations(fit: Fit, computes: Floats) -> Floats:
@@ -82,10 +101,10 @@ def _combinations(fit: Fit, computes: Floats) -> Floats:
     rows[[0, 1, 2, 3, 4], [0, 1, 2, 3, beta]] = 1
     rows[1, 3], rows[2, beta] = form.centre_n, form.centre_d
     for arm, pivot in enumerate(_pivots(fit), start=1):
-        own = np.zeros((3 + len(computes), form.size))
+        own = np.zeros((3 + computes.shape[1], form.size))
         own[1, form.u0(arm) + 1] = 1
         own[[0, *range(2, len(own))], form.u0(arm)] = 1
-        own[2:, form.u0(arm) + 1] = [pivot, *(np.log(computes) - form.centre_c)]
+        own[2:, form.u0(arm) + 1] = [pivot, *(np.log(computes[arm]) - form.centre_c)]
         rows = np.concatenate([rows, own])
     return rows
 
@@ -104,7 +123,7 @@ def shape_of(resampled: Bootstrap) -> list[Estimate]:
 
 def fit_alone(fit: Fit, resamples: int, seed: int) -> Surface:
     """The surface of one arm."""
-    rows = _combinations(fit, np.zeros(0))
+    rows = _combinations(fit, np.zeros((1, 0)))
     if len(np.unique(fit.points.block)) >= _MANY:
         return surface_of(fit, refit(fit, rows, seed=seed))
     return surface_of(fit, shape_of(bootstrap(fit, rows, resamples=resamples, seed=seed)))
@@ -131,21 +150,34 @@ def multipliers_of(table: Table, joint: Joint, control: str | None, equivalence:
         _multiplier(table, joint, number, pivots[number - 1], left_out[number], equivalence)
         for number in range(1, len(joint.arms))
     ]
-    corrected = paired.holm({row.arm: row.p_u0 for row in rows if row.arm != control})
-    return tuple(replace(row, p_holm=corrected.get(row.arm, row.p_u0)) for row in rows), why
+    return tuple(_corrected(rows, control)), why
+
+
+def _corrected(rows: Sequence[Multiplier], control: str | None) -> Iterator[Multiplier]:
+    """With Holm's correction over arms of each of the three tests; the control is left out, and has its own p."""
+    candidates = [row for row in rows if row.arm != control]
+    gain = paired.holm({row.arm: row.p_u0 for row in candidates})
+    change = paired.holm({row.arm: row.p_u1 for row in candidates})
+    clock = paired.holm({row.arm: row.p_seconds for row in candidates if not math.isnan(row.p_seconds)})
+    for row in rows:
+        yield replace(
+            row,
+            p_holm=gain.get(row.arm, row.p_u0),
+            p_u1_holm=change.get(row.arm, row.p_u1),
+            p_seconds_holm=clock.get(row.arm, row.p_seconds),
+        )
 
 
 def _multiplier(table: Table, joint: Joint, number: int, pivot: float, left_out: float, equivalence: float) -> Multiplier:
     arm, form = joint.arms[number], joint.fit.form
-    first = 5 + (number - 1) * (3 + len(joint.computes))
+    first = 5 + (number - 1) * (3 + joint.computes.shape[1])
     place = form.u0(number)
-    highest = joint.computes[_WITHIN - 1] * (1 + 1e-9)
     at = tuple(
-        At(float(flops), exponential(joint.resampled.interval(first + 3 + column)), bool(flops > highest))
-        for column, flops in enumerate(joint.computes)
+        At(float(flops), exponential(joint.resampled.interval(first + 3 + column)), column >= _WITHIN)
+        for column, flops in enumerate(joint.computes[number])
     )
     mean = exponential(joint.resampled.interval(first + 2))
-    slower = slowdown(table, arm)
+    clock = _by_clock(joint.resampled, first + 2, log_slowdown(table, arm))
     return Multiplier(
         arm=arm,
         u0=joint.resampled.interval(first),
@@ -158,33 +190,49 @@ def _multiplier(table: Table, joint: Joint, number: int, pivot: float, left_out:
         p_u1=joint.resampled.p(first + 1),
         p_holm=math.nan,
         at=at,
-        slowdown=slower,
-        in_seconds=_over(mean, slower) if slower else None,
+        slowdown=clock.slowdown,
+        in_seconds=clock.gain,
+        p_seconds=clock.p,
         largest_left_out=left_out,
         p_equivalent=joint.resampled.p_within(first + 2, math.log1p(equivalence)),
         profile_mean=exponential(joint.likely.around(pivot).interval(place)),
     )
 
 
-def _over(gain: Estimate, slower: Estimate) -> Estimate:
-    """The quotient of two independent estimates: half widths of logarithms add in squares.
+@dataclass(frozen=True)
+class _Clock:
+    """An arm by wall-clock: slowdown, multiplier, and the p of no gain; nothing where nobody measured."""
 
-    Zou and Donner, Stat. Med. 27 (2008).
+    slowdown: Estimate | None = None
+    gain: Estimate | None = None
+    p: float = math.nan
+
+
+def _by_clock(resampled: Bootstrap, place: int, logs: paired.Clusters | None) -> _Clock:
+    """The multiplier over the slowdown: half widths of two independent logarithms add in squares.
+
+    Zou and Donner, Stat. Med. 27 (2008). The p is one less the confidence of the interval that ends at no gain.
     """
-    if not 0 < gain.low <= gain.high < math.inf or not 0 < slower.low <= slower.high < math.inf:
-        return Estimate(gain.value / slower.value, 0.0, math.inf)
-    logs = [[float(np.log(end)) for end in (one.value, one.low, one.high)] for one in (gain, slower)]
-    value = logs[0][0] - logs[1][0]
-    down = math.hypot(logs[0][0] - logs[0][1], logs[1][2] - logs[1][0])
-    up = math.hypot(logs[0][2] - logs[0][0], logs[1][0] - logs[1][1])
-    return exponential(Estimate(value, value - down, value + up))
+    if logs is None:
+        return _Clock()
+    slower, value = paired.by_t(logs)[0], float(resampled.values[place]) - logs.mean
+
+    def half(alpha: float) -> float:
+        return math.hypot(resampled.half_width(place, alpha), paired.half_width(logs, alpha))
+
+    width = half(1 - LEVEL)
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if half(middle) < abs(value) else (middle, high)
+    return _Clock(exponential(slower), exponential(Estimate(value, value - width, value + width)), high)
 
 
 def _largest_left_out(table: Table, arms: Sequence[str]) -> tuple[list[float], str]:
     """For every arm, predicted minus observed log loss of the largest size; NaN where the rest cannot be fit."""
     points = as_points(table, arms)
     # Sizes of which arms are asked for the same parameters may differ by their norms' few.
-    largest = points.log_n > points.log_n.max() - 0.01
+    largest = points.log_n > points.log_n.max() - SAME
     rest = points.where(~largest)
     errors = [math.nan] * len(arms)
     try:

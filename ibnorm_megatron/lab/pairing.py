@@ -1,24 +1,41 @@
-"""Which runs are compared with which: observations of one size, horizon and seed, and those that are missing."""
+"""Which runs are compared with which: observations of one size, horizon and seed, and those that are missing or to come."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from .results import Estimate, Observation, Paired
+from .results import LEVEL, Estimate, Observation, Paired
 from .statistics import Ints, paired
-from .statistics.surface import Points
+from .statistics.surface import Points, levels
 
 #: Size, horizon, seed.
 Key = tuple[str, float, int]
 
 
-def key_of(observation: Observation) -> Key:
-    """Where an observation stands; horizons are one where their first three digits are."""
-    return observation.size, float(f"{observation.horizon:.3g}"), observation.seed
+#: Differences are equal where their standard error is less than this share of their mean.
+_NO_SPREAD = 1e-9
+
+
+def keys_of(observations: Sequence[Observation]) -> list[Key]:
+    """Where each observation stands.
+
+    Horizons of a size are one where they lie within :data:`~.statistics.surface.SAME` of the lowest: arms may count their
+    norms' few parameters, or round steps. They are named by the first observation's, to three digits.
+    """
+    names: dict[tuple[str, int], float] = {}
+    horizons = [one.horizon for one in observations]
+    numbers = np.zeros(len(observations), dtype=np.intp)
+    for size in dict.fromkeys(one.size for one in observations):
+        own = [place for place, one in enumerate(observations) if one.size == size]
+        numbers[own] = levels(np.log([horizons[place] for place in own]))
+    for one, number, horizon in zip(observations, numbers, horizons, strict=True):
+        names.setdefault((one.size, int(number)), float(f"{horizon:.3g}"))
+    return [(one.size, names[one.size, int(number)], one.seed) for one, number in zip(observations, numbers, strict=True)]
 
 
 def is_good(observation: Observation) -> bool:
@@ -34,40 +51,76 @@ class Table:
         arms: names, the baseline first.
         good: those with a loss, by arm and key.
         failed: those without.
+        pending: those that are still to come.
         keys: everything that any arm was asked for, in order of size and horizon.
     """
 
     arms: tuple[str, ...]
     good: dict[str, dict[Key, Observation]]
     failed: dict[str, dict[Key, Observation]]
+    pending: dict[str, dict[Key, Observation]]
     keys: tuple[Key, ...]
 
     @classmethod
-    def of(cls, observations: Sequence[Observation], baseline: str) -> Table:
+    def of(cls, observations: Sequence[Observation], baseline: str, pending: Sequence[Observation] = ()) -> Table:
         """Sort them.
 
         Raises:
             ValueError: two stand at the same place.
         """
-        arms = tuple(dict.fromkeys([baseline, *(one.arm for one in observations)]))
-        good: dict[str, dict[Key, Observation]] = {arm: {} for arm in arms}
-        failed: dict[str, dict[Key, Observation]] = {arm: {} for arm in arms}
+        everything = [*observations, *pending]
+        arms = tuple(dict.fromkeys([baseline, *(one.arm for one in everything)]))
+        good, failed, waiting = ({arm: dict[Key, Observation]() for arm in arms} for _ in range(3))
         size: dict[Key, tuple[int, float, int]] = {}
-        for one in observations:
-            key = key_of(one)
-            if key in good[one.arm] or key in failed[one.arm]:
+        for number, (one, key) in enumerate(zip(everything, keys_of(everything), strict=True)):
+            if any(key in found[one.arm] for found in (good, failed, waiting)):
                 raise ValueError(f"two runs of arm {one.arm} have size {key[0]}, {key[1]:g} tokens a parameter, seed {key[2]}")
-            (good if is_good(one) else failed)[one.arm][key] = one
+            kind = waiting if number >= len(observations) else good if is_good(one) else failed
+            kind[one.arm][key] = one
             size.setdefault(key, (one.parameters, key[1], one.seed))
-        return cls(arms, good, failed, tuple(sorted(size, key=lambda key: size[key])))
+        return cls(arms, good, failed, waiting, tuple(sorted(size, key=lambda key: size[key])))
 
-    def lost(self, arm: str) -> tuple[Key, ...]:
-        """Where the baseline has a loss and the arm has none."""
-        return tuple(key for key in self.keys if key in self.good[self.arms[0]] and key not in self.good[arm])
+    @property
+    def baseline(self) -> str:
+        """What the others are compared with."""
+        return self.arms[0]
+
+    @cached_property
+    def step(self) -> float:
+        """Of what all losses are multiples, where somebody has rounded them to three decimals or fewer; else 0."""
+        losses = np.array([one.loss for own in self.good.values() for one in own.values()])
+        rounded = (10.0**-digits for digits in range(4) if (losses == losses.round(digits)).all())
+        return next(rounded, 0.0) if len(losses) > 2 else 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is pending, of any arm."""
+        return any(self.pending.values())
 
     def pairs(self, arm: str) -> tuple[Key, ...]:
         """Where both have a loss."""
-        return tuple(key for key in self.keys if key in self.good[self.arms[0]] and key in self.good[arm])
+        return self._where(lambda key: key in self.good[self.baseline] and key in self.good[arm])
+
+    def lost(self, arm: str) -> tuple[Key, ...]:
+        """Where the baseline has a loss and the arm never will."""
+        return self._where(lambda key: key in self.good[self.baseline] and self._never(arm, key))
+
+    def missed(self, arm: str) -> tuple[Key, ...]:
+        """Where the arm has a loss and the baseline never will."""
+        return self._where(lambda key: key in self.good[arm] and self._never(self.baseline, key))
+
+    def awaited(self, arm: str) -> tuple[Key, ...]:
+        """Where there may still be a pair: a run of either is pending, and none of the two is lost."""
+        names = (self.baseline, arm)
+        return self._where(
+            lambda key: any(key in self.pending[name] for name in names) and not any(self._never(name, key) for name in names)
+        )
+
+    def _never(self, arm: str, key: Key) -> bool:
+        return key not in self.good[arm] and key not in self.pending[arm]
+
+    def _where(self, keep: Callable[[Key], bool]) -> tuple[Key, ...]:
+        return tuple(filter(keep, self.keys))
 
 
 def pair_arms(table: Table, control: str | None, margin: Callable[[Observation], float], seed: int) -> tuple[Paired, ...]:
@@ -80,10 +133,11 @@ def pair_arms(table: Table, control: str | None, margin: Callable[[Observation],
         seed: of sign flips, where there are too many to enumerate.
     """
     cells: list[tuple[str, float] | None] = [*dict.fromkeys(key[:2] for key in table.keys), None]
+    candidates = sum(arm != control for arm in table.arms[1:])
     found: list[Paired] = []
     for cell in cells:
         asked = [key for key in table.keys if cell in (None, key[:2])]
-        rows = [_pair(table, arm, cell, asked, margin, seed) for arm in table.arms[1:]]
+        rows = [_pair(table, arm, cell, asked, margin, seed, candidates) for arm in table.arms[1:]]
         there = [row for row in rows if row is not None]
         corrected = paired.holm({row.arm: row.p for row in there if row.arm != control})
         found += [_replace_holm(row, corrected.get(row.arm, row.p)) for row in there]
@@ -97,15 +151,21 @@ def _pair(
     asked: Sequence[Key],
     margin: Callable[[Observation], float],
     seed: int,
+    candidates: int,
 ) -> Paired | None:
-    base, own = table.good[table.arms[0]], table.good[arm]
+    base, own = table.good[table.baseline], table.good[arm]
     keys = [key for key in asked if key in base and key in own]
     if not keys:
         return None
+    pending = len(set(table.awaited(arm)).intersection(asked))
     clusters = paired.Clusters.of([own[key].loss - base[key].loss for key in keys], *_grouped(keys))
     worth = float(np.mean([margin(base[key]) for key in keys]))
-    t_interval, t_p = paired.by_t(clusters)
-    signs, signs_p, enough = paired.by_signs(clusters, seed)
+    (t_interval, t_p), p_equivalent = paired.by_t(clusters), paired.equivalence(clusters, worth)
+    if clusters.mean and clusters.standard_error <= _NO_SPREAD * abs(clusters.mean):
+        # Losses that were rounded before anybody read them: how far they spread was rounded away.
+        t_interval, t_p = Estimate(clusters.mean, -math.inf, math.inf), 1.0
+        p_equivalent = math.nan if math.isnan(worth) else 1.0
+    signs, signs_p = paired.by_signs(clusters, seed)
     size, horizon = cell if cell else (None, None)
     return Paired(
         arm=arm,
@@ -114,11 +174,12 @@ def _pair(
         pairs=len(keys),
         by_t=t_interval,
         by_signs=signs,
-        p=signs_p if enough else t_p,
+        p=signs_p if paired.least_p(len(clusters.sums)) * max(1, candidates) <= 1 - LEVEL else t_p,
         p_holm=math.nan,
         margin=worth,
-        p_equivalent=paired.equivalence(clusters, worth),
-        missing=len(asked) - len(keys),
+        p_equivalent=p_equivalent,
+        missing=len(asked) - len(keys) - pending,
+        pending=pending,
     )
 
 
@@ -133,16 +194,17 @@ def _replace_holm(row: Paired, p_holm: float) -> Paired:
 
 def as_points(table: Table, arms: Sequence[str]) -> Points:
     """Observations with a loss, of some arms; the first is number 0."""
-    rows = [(number, one) for number, arm in enumerate(arms) for one in table.good[arm].values()]
-    places = [key_of(one) for _, one in rows]
+    rows = [(number, key, one) for number, arm in enumerate(arms) for key, one in table.good[arm].items()]
+    places = [key for _, key, _ in rows]
+    # Python's integers may be larger than numpy's.
     return Points(
-        log_n=np.log([one.parameters for _, one in rows]),
-        log_d=np.log([one.tokens for _, one in rows]),
-        log_c=np.log([one.flops for _, one in rows]),
-        log_loss=np.log([one.loss for _, one in rows]),
-        arm=np.array([number for number, _ in rows], dtype=np.intp),
+        log_n=np.log([float(one.parameters) for _, _, one in rows]),
+        log_d=np.log([float(one.tokens) for _, _, one in rows]),
+        log_c=np.log([one.flops for _, _, one in rows]),
+        log_loss=np.log([one.loss for _, _, one in rows]),
+        arm=np.array([number for number, _, _ in rows], dtype=np.intp),
         block=_numbers([(size, seed) for size, _, seed in places]),
-        branch=_numbers([(one.cluster or key_of(one)[::2]) for _, one in rows]),
+        branch=_numbers([(one.cluster or key[::2]) for _, key, one in rows]),
         cell=_numbers([(size, horizon) for size, horizon, _ in places]),
         arms=len(arms),
     )
@@ -153,15 +215,24 @@ def _numbers(names: Sequence[object]) -> Ints:
     return np.array([known[name] for name in names], dtype=np.intp)
 
 
-def slowdown(table: Table, arm: str) -> Estimate | None:
-    """Geometric mean of the arm's seconds over the baseline's, paired by run, with Student's interval over size and seed."""
-    base, own = table.good[table.arms[0]], table.good[arm]
-    keys = [key for key in table.pairs(arm) if min(own[key].seconds, base[key].seconds) > 0]
+def timed(table: Table, arm: str) -> tuple[Key, ...]:
+    """Pairs of which both have seconds."""
+    base, own = table.good[table.baseline], table.good[arm]
+    return tuple(key for key in table.pairs(arm) if all(0 < one[key].seconds < math.inf for one in (base, own)))
+
+
+def log_slowdown(table: Table, arm: str) -> paired.Clusters | None:
+    """Logarithms of the arm's seconds over the baseline's, paired by run, in clusters of size and seed."""
+    base, own, keys = table.good[table.baseline], table.good[arm], timed(table, arm)
     if not keys:
         return None
-    logs = [math.log(own[key].seconds / base[key].seconds) for key in keys]
-    interval, _ = paired.by_t(paired.Clusters.of(logs, *_grouped(keys)))
-    return exponential(interval)
+    return paired.Clusters.of([math.log(own[key].seconds / base[key].seconds) for key in keys], *_grouped(keys))
+
+
+def slowdown(table: Table, arm: str) -> Estimate | None:
+    """Geometric mean of the arm's seconds over the baseline's, with Student's interval over size and seed."""
+    logs = log_slowdown(table, arm)
+    return None if logs is None else exponential(paired.by_t(logs)[0])
 
 
 def exponential(interval: Estimate) -> Estimate:

@@ -67,11 +67,12 @@ class Paired:
         pairs: how many.
         by_t: mean difference with Student's interval.
         by_signs: the same with the interval of the sign-flip permutation test; infinite ends where there are too few pairs.
-        p: two-sided, of the sign-flip test where it can reach 0.05 and of t elsewhere.
+        p: two-sided, of the sign-flip test where so few clusters can reach 0.05 after Holm's correction, and of t elsewhere.
         p_holm: the same after Holm's correction over arms of this cell; the control is not among them, and has p itself.
         margin: nats that the study's equivalence margin is worth here; NaN without a surface.
         p_equivalent: the larger of the two one-sided tests' (TOST) against the margin.
         missing: pairs that were asked for and are not there, because a run has no loss.
+        pending: pairs that may still come: one of their runs is not trained yet.
     """
 
     arm: str
@@ -85,6 +86,7 @@ class Paired:
     margin: float
     p_equivalent: float
     missing: int = 0
+    pending: int = 0
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,12 @@ class Multiplier:
         profile_u0, profile_u1: the same with profile-likelihood intervals.
         mean: the multiplier where u1 is held at 0, which is the one at the compute where it is known best.
         p_u0, p_u1: two-sided, of no gain (``mean`` is 1), and of a gain that does not change with compute.
-        p_holm: p_u0 after Holm's correction over arms; the control is not among them, and has p_u0 itself.
-        at: over compute, the observed range first; beyond it, it says so.
+        p_holm, p_u1_holm: p_u0 and p_u1 after Holm's correction over arms, each test in its own family; the control is not
+            among them, and has p_u0 and p_u1 themselves.
+        at: over compute, in order; what lies beyond the compute at which the arm itself was paired says so.
         slowdown: the arm's seconds over the baseline's, paired by run; None where nobody measured them.
         in_seconds: ``mean`` by wall-clock: divided by the slowdown.
+        p_seconds, p_seconds_holm: of no gain by the clock, and after Holm's correction as above; NaN without seconds.
         largest_left_out: mean of predicted minus observed log loss of the largest size, by a fit that had not seen it.
         p_equivalent: of a ``mean`` outside of the study's equivalence margin (TOST).
         profile_mean: ``mean`` with its profile-likelihood interval.
@@ -147,9 +151,12 @@ class Multiplier:
     largest_left_out: float
     p_equivalent: float = float("nan")
     profile_mean: Estimate | None = None
+    p_u1_holm: float = float("nan")
+    p_seconds: float = float("nan")
+    p_seconds_holm: float = float("nan")
 
 
-Level = Literal["better", "worse", "equivalent", "undecided", "failed"]
+Level = Literal["better", "worse", "equivalent", "undecided", "interim", "failed"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +178,7 @@ class Analysis:
         paired: cells first, then all together.
         surface, multipliers: none where the design cannot tell N from D, or has too few points; ``warnings`` say why.
         warnings: what a reader must know before believing anything.
+        pending: ends of training that the study still waits for; while there are any, no verdict is final.
     """
 
     baseline: str
@@ -182,3 +190,4 @@ class Analysis:
     multipliers: tuple[Multiplier, ...]
     verdicts: tuple[Verdict, ...]
     warnings: tuple[str, ...] = field(default=())
+    pending: tuple[Observation, ...] = field(default=())

@@ -15,7 +15,14 @@ from ..files import write_json
 from ..printing import printable
 from .results import Analysis, Estimate
 
-_STYLES = {"better": "green", "worse": "red", "failed": "bold red", "equivalent": "cyan", "undecided": "yellow"}
+_STYLES = {
+    "better": "green",
+    "worse": "red",
+    "failed": "bold red",
+    "equivalent": "cyan",
+    "undecided": "yellow",
+    "interim": "magenta",
+}
 
 
 def print_analysis(analysis: Analysis, console: Console | None = None) -> None:
@@ -43,7 +50,7 @@ def _tables(analysis: Analysis) -> Iterator[Table]:
         heads = ("arm", "size", "tokens a parameter", "pairs", "by t", "by sign flips", "p", "Holm")
         table = _table(f"Loss minus {analysis.baseline}'s, nats, with 95 % intervals", heads)
         for row in analysis.paired:
-            pairs = str(row.pairs) + (f" of {row.pairs + row.missing}" if row.missing else "")
+            pairs = str(row.pairs) + (f" of {row.pairs + row.missing + row.pending}" if row.missing or row.pending else "")
             where = ("all", "all") if row.size is None or row.horizon is None else (printable(row.size), f"{row.horizon:g}")
             table.add_row(
                 printable(row.arm), *where, pairs, _shown(row.by_t, 4), _shown(row.by_signs, 4), _p(row.p), _p(row.p_holm)

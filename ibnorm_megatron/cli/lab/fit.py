@@ -43,6 +43,8 @@ def execute(arguments: argparse.Namespace) -> None:
         raise UserError(
             Problem("--json", str(arguments.json), "its folder does not exist", "make the folder, or give another path")
         )
+    if arguments.json and arguments.json.is_dir():
+        raise UserError(Problem("--json", str(arguments.json), "it is a folder", "give the name of a file"))
     observations = read_results(arguments.table)
     analysis = analyze(
         observations,

@@ -23,19 +23,25 @@ def execute(arguments: argparse.Namespace) -> None:
     from ...lab import report
     from ...lab.analysis import analyze
     from ...lab.design import due
-    from ...lab.gathering import current, observations
+    from ...lab.gathering import current, gather
     from ...lab.ledger import Ledger
     from ...lab.matching import check
     from ...lab.study import load_study
 
     study = load_study(arguments.study, arguments.overrides)
     entries = current(study, Ledger(study.folder).read())
-    found = observations(study, entries)
-    if not found:
+    found = gather(study, entries)
+    if not found.observations:
         why = "its ledger has no run of the main stage yet"
         raise UserError(Problem("the study", str(arguments.study), why, f"run it first: ibnorm lab run {arguments.study}"))
     config = study.config
-    analysis = analyze(found, baseline=config.baseline, control=config.control, equivalence=config.equivalence)
+    analysis = analyze(
+        found.observations,
+        baseline=config.baseline,
+        control=config.control,
+        equivalence=config.equivalence,
+        pending=found.pending,
+    )
     matching = check(entries)
     warnings = (*map(str, matching.problems), *matching.warnings, *analysis.warnings)
     analysis = replace(analysis, warnings=warnings)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from ..results import Level
+from ..results import Level, Observation
+from ..verdicts import changes
 from . import words
 from .view import View
 
@@ -16,15 +17,16 @@ VOCABULARY: Mapping[Level, str] = MappingProxyType(
     {
         "better": "it reaches the baseline's loss with less compute: p below 5 % after Holm's correction over arms, and none "
         "of its runs lost. Where no surface can be fitted: its loss is lower, paired by seed",
-        "worse": "the same the other way, whether runs were lost or not",
-        "equivalent": "two one-sided tests at 5 % put it within the margin of equivalence, and none of its runs is lost; a "
+        "worse": "the same the other way, and none of the baseline's runs lost that it has",
+        "equivalent": "two one-sided tests at 5 % put it within the margin of equivalence, and no run of either is lost; a "
         "difference within the margin counts as none",
         "undecided": "all else: no difference is shown, and no equality either",
+        "interim": "runs are still to come: what is seen so far, of which nothing is claimed",
         "failed": "no pair with the baseline, or half of its runs and more without a loss",
     }
 )
 GLYPHS: Mapping[Level, str] = MappingProxyType(
-    {"better": "+", "worse": words.MINUS, "equivalent": "=", "undecided": "?", "failed": "!"}
+    {"better": "+", "worse": words.MINUS, "equivalent": "=", "undecided": "?", "interim": "\u2026", "failed": "!"}
 )
 
 
@@ -54,16 +56,26 @@ def _evidence(view: View, arm: str) -> tuple[str, ...]:
     if found:
         p = f"{said} {words.p_value(found.p_holm)}{_tost(found.p_equivalent)}"
         lines.append(f"compute multiplier {words.multiplier(found.mean)}, {p}")
+        change = f"{said} {words.p_value(found.p_u1_holm)}"
+        lines.append(f"{'its change with compute is shown' if changes(found) else 'no change with compute is shown'}, {change}")
         if found.in_seconds:
-            lines.append(f"by wall-clock {words.multiplier(found.in_seconds)}")
+            lines.append(f"by wall-clock {words.multiplier(found.in_seconds)}, {said} {words.p_value(found.p_seconds_holm)}")
     if pair:
         value, pairs = words.with_interval(pair.by_t, sign=True), words.plural(pair.pairs, "pair")
         lines.append(f"paired loss {value} nats, {pairs}, {said} {words.p_value(pair.p_holm)}{_tost(pair.p_equivalent)}")
+    waiting, asked = (sum(each.arm == arm for each in some) for some in (view.analysis.pending, _asked(view)))
+    if waiting:
+        lines.append(f"{asked - waiting} of {words.plural(asked, 'end')} of training are there yet")
     lost = [run for run in view.of(arm, "main") if run.status != "complete"]
     if lost:
         ends = words.listing(sorted({run.status for run in lost}))
         lines.append(f"{words.plural(len(lost), 'run')} of {len(view.of(arm, 'main'))} {ends}")
     return tuple(lines)
+
+
+def _asked(view: View) -> tuple[Observation, ...]:
+    """All ends of training, those that are still to come too."""
+    return (*view.analysis.observations, *view.analysis.pending)
 
 
 def _tost(p: float) -> str:

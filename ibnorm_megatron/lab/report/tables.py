@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from ..results import Multiplier
+from ..results import Multiplier, Paired
 from . import words
 from .pictures import cost, forest, stability, tuning
 from .style import Look
@@ -61,16 +61,16 @@ def multipliers(view: View) -> Table | None:
             Cell(words.p_value(each.p_holm), title=f"before Holm's correction {words.p_value(each.p_u0)}"),
             Cell(words.p_value(each.p_equivalent)),
             Cell(words.percent(math.expm1(each.u1.value * decade))),
-            Cell(words.p_value(each.p_u1)),
+            Cell(words.p_value(each.p_u1_holm), title=f"before Holm's correction {words.p_value(each.p_u1)}"),
             Cell(words.multiplier(each.slowdown)),
-            Cell(words.multiplier(each.in_seconds)),
+            Cell(words.multiplier(each.in_seconds), title=f"p (Holm) {words.p_value(each.p_seconds_holm)}"),
             Cell(words.percent(each.largest_left_out, 2)),
         )
         for each in found
     )
     change, left_out = "its change a decade of compute", "error where the largest size is left out"
     clock = ("seconds over the baseline's", "multiplier by wall-clock")
-    columns = ("<arm", "compute multiplier", "p (Holm)", "p (TOST)", change, "p of the change", *clock, left_out)
+    columns = ("<arm", "compute multiplier", "p (Holm)", "p (TOST)", change, "p of the change (Holm)", *clock, left_out)
     return Table("Compute multipliers, with 95 % intervals", columns, rows)
 
 
@@ -100,7 +100,7 @@ def paired(view: View) -> Table | None:
                     arm_cell(view, arm),
                     Cell(each.size or "all"),
                     Cell("all" if each.horizon is None else f"{each.horizon:.3g}"),
-                    Cell(f"{each.pairs} of {each.pairs + each.missing}", tone="bad" if each.missing else ""),
+                    _pairs(each),
                     Cell(words.with_interval(each.by_t, sign=True), tone="" if each.size else "strong"),
                     Cell(words.with_interval(each.by_signs, sign=True)),
                     Cell(words.p_value(each.p)),
@@ -113,6 +113,11 @@ def paired(view: View) -> Table | None:
         if rows
         else None
     )
+
+
+def _pairs(row: Paired) -> Cell:
+    told = f"{row.pending} may still come" if row.pending else ""
+    return Cell(f"{row.pairs} of {row.pairs + row.missing + row.pending}", title=told, tone="bad" if row.missing else "")
 
 
 def losses(view: View) -> Table | None:

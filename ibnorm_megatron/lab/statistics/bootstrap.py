@@ -24,12 +24,19 @@ import numpy as np
 from scipy import stats
 
 from ..results import LEVEL, Estimate
-from . import Floats
+from . import Floats, Ints
 from .paired import one_sided_pair
 from .surface import DELTA, Fit, minimize
 
 #: Webb's: mean 0, variance 1, six values, so that six clusters have 46,656 resamples and not 64.
 _WEIGHTS = np.array([-np.sqrt(1.5), -1.0, -np.sqrt(0.5), np.sqrt(0.5), 1.0, np.sqrt(1.5)])
+
+
+#: A combination's part that a pseudo-inverse loses, relative to its largest: rounding is orders of magnitude below.
+_UNTOLD = 1e-4
+
+#: The least standard error of anything: fits to losses without noise end no nearer to the truth.
+_EXACT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,34 +47,43 @@ class Bootstrap:
         values: of the combinations, ``[t]``.
         errors: their standard errors, by the cluster jackknife, ``[t]``.
         deviations: the resampled absolute studentized deviations, ``[resamples, t]``.
-        freedom: Student's, of the least quantile.
+        freedom: Student's, of the least quantile, ``[t]``.
     """
 
     values: Floats
     errors: Floats
     deviations: Floats
-    freedom: int
+    freedom: Ints
 
     def interval(self, place: int) -> Estimate:
         """The combination with its interval, which is symmetric; infinite where there are too few clusters."""
-        value = float(self.values[place])
-        if self.freedom < 1:
-            return Estimate(value, -np.inf, np.inf)
-        resampled = float(np.quantile(self.deviations[:, place], LEVEL))
-        half = max(resampled, float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))) * float(self.errors[place])
+        value, half = float(self.values[place]), self.half_width(place, 1 - LEVEL)
         return Estimate(value, value - half, value + half)
+
+    def half_width(self, place: int, alpha: float) -> float:
+        """Of the interval at any level, 1 less ``alpha``."""
+        if not self.is_known(place):
+            return np.inf
+        resampled = float(np.quantile(self.deviations[:, place], 1 - alpha))
+        return max(resampled, float(stats.t.isf(alpha / 2, self.freedom[place]))) * float(self.errors[place])
+
+    def is_known(self, place: int) -> bool:
+        """Whether there are clusters enough for an interval, and no single one is all that the combination is known by."""
+        return bool(self.freedom[place] >= 1 and np.isfinite(self.errors[place]))
 
     def p(self, place: int, null: float = 0.0) -> float:
         """Two-sided p of ``null``, which agrees with the interval."""
-        if self.freedom < 1:
+        if not self.is_known(place):
             return 1.0
         seen = abs(self.values[place] - null) / max(float(self.errors[place]), 1e-300)
         resampled = (1 + (self.deviations[:, place] >= seen).sum()) / (1 + len(self.deviations))
-        return float(max(resampled, 2 * stats.t.sf(seen, self.freedom)))
+        return float(max(resampled, 2 * stats.t.sf(seen, self.freedom[place])))
 
     def p_within(self, place: int, margin: float) -> float:
         """Schuirmann's p that the combination lies outside of ``-margin`` to ``margin``."""
-        return one_sided_pair(float(self.values[place]), float(self.errors[place]), margin, self.freedom)
+        if not self.is_known(place):
+            return 1.0
+        return one_sided_pair(float(self.values[place]), float(self.errors[place]), margin, float(self.freedom[place]))
 
 
 def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0) -> Bootstrap:
@@ -80,6 +96,7 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
         seed: of the weights.
     """
     names, cluster = np.unique(fit.points.block, return_inverse=True)
+    freedom = _freedom(fit, targets)
     jacobian = fit.derivatives
     scale = np.maximum(np.sqrt((jacobian**2).sum(axis=0)), 1e-12)
     jacobian = jacobian / scale
@@ -92,8 +109,12 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
     # What leaving a cluster out does to the combinations, per unit of score, ``[g, t, size]``.
     without = np.linalg.pinv(whole - parts, rcond=1e-10, hermitian=True)
     pull = np.einsum("tk,gkl->gtl", targets_scaled, without)
+    # What cannot be told once a cluster is left out is known by that cluster alone, and nobody knows how well.
+    rest = targets_scaled - np.einsum("gtl,glk->gtk", pull, whole - parts)
+    alone = (np.abs(rest).max(axis=2) > _UNTOLD * np.abs(targets_scaled).max(axis=1)).any(axis=0)
     # Standard errors from what leaving out each cluster moves, around the estimate: CV3 of MacKinnon, Nielsen and Webb.
     errors = np.sqrt((len(names) - 1) / len(names) * (np.einsum("gtl,gl->gt", pull, scores) ** 2).sum(axis=0))
+    errors = np.where(alone, np.inf, np.maximum(errors, _EXACT))
     # The jackknife's scores: what the left-out cluster's residuals would be to a fit without it.
     jack = scores + np.einsum("gkl,glm,gm->gk", parts, without, scores)
     draws = np.random.default_rng(seed).choice(_WEIGHTS, (resamples, len(names)))
@@ -106,8 +127,22 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
         squares += (draws[:, g, None] * own[g] - shift @ taken[g].T) ** 2
     again = np.sqrt((len(names) - 1) / len(names) * squares)
     deviations = np.abs(moved) / np.maximum(again, 1e-300)
-    freedom = len(names) - 1 - (fit.form.arms > 1)
     return Bootstrap(targets @ fit.free, errors, deviations, freedom)
+
+
+def _freedom(fit: Fit, targets: Floats) -> Ints:
+    """Of each combination: clusters less 1, and less 2 where there are multipliers.
+
+    An arm's multiplier is known by the clusters that it shares with the baseline, however many others there are.
+    """
+    points, form = fit.points, fit.form
+    held = [np.unique(points.block[points.arm == arm]) for arm in range(form.arms)]
+    shared = [len(np.unique(points.block)), *(len(np.intersect1d(held[0], own)) for own in held[1:])]
+    freedom = np.full(len(targets), shared[0] - 1 - (form.arms > 1))
+    for arm in range(1, form.arms):
+        of_arm = targets[:, form.u0(arm) : form.u0(arm) + 2].any(axis=1)
+        freedom[of_arm] = np.minimum(freedom[of_arm], shared[arm] - 2)
+    return freedom
 
 
 def refit(fit: Fit, targets: Floats, *, resamples: int = 400, seed: int = 0) -> list[Estimate]:

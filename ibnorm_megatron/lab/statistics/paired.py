@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from ..results import LEVEL, Estimate
@@ -92,6 +93,13 @@ class Clusters:
         return moved
 
 
+def half_width(clusters: Clusters, alpha: float) -> float:
+    """Of Student's interval of the mean at any level, 1 less ``alpha``; infinite for one cluster."""
+    if clusters.freedom < 1:
+        return math.inf
+    return float(stats.t.isf(alpha / 2, clusters.freedom)) * clusters.standard_error
+
+
 def by_t(clusters: Clusters) -> tuple[Estimate, float]:
     """The mean with Student's interval over clusters, and the two-sided p of no difference.
 
@@ -105,8 +113,13 @@ def by_t(clusters: Clusters) -> tuple[Estimate, float]:
     return Estimate(mean, mean - half, mean + half), p
 
 
-def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
-    """The mean with the interval of the sign-flip test, its two-sided p, and whether so few clusters can reach 5 % at all.
+def least_p(clusters: int) -> float:
+    """The least p that a sign-flip test of so many clusters can have."""
+    return 2.0 / 2.0 ** min(clusters, EXACT)
+
+
+def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float]:
+    """The mean with the interval of the sign-flip test, which is infinite where so few clusters cannot reach 5 %, and its p.
 
     Under symmetric noise every cluster's difference from the true mean may have had the other sign (Fisher, The Design of
     Experiments, 1935, section 21). The mean of the flipped ones passes that of the observed ones exactly where the true mean
@@ -121,22 +134,28 @@ def by_signs(clusters: Clusters, seed: int = 0) -> tuple[Estimate, float, bool]:
     n, mean = len(clusters.sums), clusters.mean
     if n <= EXACT:
         numbers = np.arange(1, 2**n)
-        chosen = ((numbers[:, None] >> np.arange(n)) & 1).astype(np.float64)
+        chosen = ((numbers[:, None] >> np.arange(n)) & 1).astype(np.int8)
     else:
-        chosen = np.random.default_rng(seed).integers(0, 2, (DRAWN, n)).astype(np.float64)
+        chosen = np.random.default_rng(seed).integers(0, 2, (DRAWN, n), dtype=np.int8)
         chosen = chosen[chosen.any(axis=1)]
-    held = chosen @ clusters.counts
+    held = _sums(chosen, clusters.counts)
     flips = len(chosen) + 1
-    means = chosen @ clusters.sums / held
+    means = _sums(chosen, clusters.sums) / held
     # Rounding must not part means that are equal.
     slack = 1e-12 * float(np.abs(means).max(initial=0.0))
     below, above = int((means <= slack).sum()), int((means >= -slack).sum())
     p = min(1.0, 2 * (1 + min(below, above)) / flips)
     outside = int((1 - LEVEL) / 2 * flips)
     if outside < 1:
-        return Estimate(mean, -math.inf, math.inf), p, False
-    means = np.sort(chosen @ clusters.without_strata() / held)
-    return Estimate(mean, float(means[outside - 1]), float(means[-outside])), p, True
+        return Estimate(mean, -math.inf, math.inf), p
+    means = np.sort(_sums(chosen, clusters.without_strata()) / held)
+    return Estimate(mean, float(means[outside - 1]), float(means[-outside])), p
+
+
+def _sums(chosen: NDArray[np.int8], values: Floats) -> Floats:
+    """Over the chosen clusters, ``[subsets]``; a block of subsets at a time, since there may be many clusters."""
+    blocks = np.array_split(chosen, 1 + (chosen.size >> 22))
+    return np.concatenate([block.astype(np.float64) @ values for block in blocks])
 
 
 def equivalence(clusters: Clusters, margin: float) -> float:

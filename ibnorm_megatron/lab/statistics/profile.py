@@ -88,7 +88,7 @@ class Likelihood:
     def interval(self, place: int) -> Estimate:
         """A parameter with its profile-likelihood interval; infinite where there are too few clusters."""
         value = float(self.free[place])
-        if self.freedom < 1:
+        if self.freedom < 1 or not self.covariance[place, place] > 0 or not self.variance > 0:
             return Estimate(value, -np.inf, np.inf)
         reach = float(stats.t.ppf((1 + LEVEL) / 2, self.freedom))
         return Estimate(value, self._end(place, -reach), self._end(place, reach))
@@ -133,7 +133,8 @@ def maximize(fit: Fit) -> Likelihood:
     points, form, whitener = fit.points, fit.form, estimate_parts(fit)
     free, rss = _gauss_newton(form, points, whitener, fit.free)
     variance = rss / max(1, len(points.arm) - form.size)
-    freedom = (form.arms - 1) * (len(np.unique(points.block)) - 2)
+    held = [np.unique(points.block[points.arm == arm]) for arm in range(form.arms)]
+    freedom = sum(max(0, len(np.intersect1d(held[0], own)) - 2) for own in held[1:])
     return Likelihood(form, points, whitener, free, rss, variance, freedom)
 
 

@@ -31,6 +31,9 @@ SHAPE = 5
 _EXPONENTS = np.geomspace(0.05, 2.0, 14)
 _EXPONENT_BOUNDS = (0.01, 4.0)
 
+#: Sizes, and numbers of tokens, are one where they differ by less than this share: arms may count their norms' few parameters.
+SAME = 0.02
+
 #: E is at least this share of the lowest loss: at 0 its logarithm would run away.
 _LEAST_E = 0.01
 
@@ -114,10 +117,10 @@ class Form:
         x = points.log_c - self.centre_c
         gain = gains[:, 0] + gains[:, 1] * x
         n, d = points.log_n - self.centre_n + gain / 2, points.log_d - self.centre_d + gain / 2
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             parts = np.stack([np.full_like(n, np.exp(e)), np.exp(a - alpha * n), np.exp(b - beta * d)])
             total = parts.sum(axis=0)
-            shares = parts / total
+            shares, log_total = parts / total, np.log(total)
         by_gain = -(alpha * shares[1] + beta * shares[2]) / 2
         by_shape = [*shares, -n * shares[1], -d * shares[2]]
         if self.tied:
@@ -128,7 +131,7 @@ class Form:
             own = np.where(points.arm == arm, by_gain, 0.0)
             place = self.u0(arm)
             derivatives[:, place], derivatives[:, place + 1] = own, own * x
-        return np.log(total), derivatives
+        return log_total, derivatives
 
 
 @dataclass(frozen=True)
@@ -171,22 +174,40 @@ class Fit:
         return bool((np.isclose(shape, low[: self.form.shape]) | np.isclose(shape, high[: self.form.shape])).any())
 
 
+def levels(logs: Floats) -> Ints:
+    """Numbers of groups, ``[n]``: a value belongs to that of the lowest value of which it lies less than :data:`SAME` above.
+
+    Rounding would part values between which one of its steps happens to lie.
+    """
+    order = np.argsort(logs, kind="stable")
+    found: Ints = np.zeros(len(logs), dtype=np.intp)
+    number, lowest = -1, -np.inf
+    for place in order:
+        if logs[place] - lowest >= SAME:
+            number, lowest = number + 1, float(logs[place])
+        found[place] = number
+    return found
+
+
 def check(points: Points) -> bool:
     """Whether alpha and beta have to be tied.
 
     Raises:
         NotIdentified: the points cannot tell size from tokens, or are too few.
     """
-    sizes = len(np.unique(points.log_n.round(2)))
+    of_size, of_tokens = levels(points.log_n), levels(points.log_d)
+    sizes = int(of_size.max()) + 1
     if sizes < 2:
         raise NotIdentified("there is one size, so nothing tells what a larger model would gain")
-    centred = np.stack([points.log_n - points.log_n.mean(), points.log_d - points.log_d.mean()])
-    correlation = float(np.corrcoef(centred)[0, 1]) if centred[1].any() else 1.0
-    if abs(correlation) > 0.9999:
+    if np.ptp(points.log_loss) < 1e-9:
+        raise NotIdentified("all losses are equal")
+    if not of_tokens.any():
+        raise NotIdentified("there is one number of tokens, so nothing tells what more data would gain")
+    if abs(float(np.corrcoef(points.log_n, points.log_d)[0, 1])) > 0.9999:
         raise NotIdentified(
             "there is one horizon, so tokens grow with parameters and what one gains cannot be told from what the other gains"
         )
-    cells = len(np.unique(np.stack([points.log_n.round(2), points.log_d.round(2)], axis=1), axis=0))
+    cells = len(np.unique(np.stack([of_size, of_tokens], axis=1), axis=0))
     tied = sizes < 3 or cells < SHAPE
     if cells < SHAPE - tied:
         raise NotIdentified(f"there are {cells} combinations of size and tokens, and the surface has {SHAPE} constants")

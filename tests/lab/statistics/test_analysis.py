@@ -6,78 +6,36 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.lab.analysis import analyze
 from ibnorm_megatron.lab.results import Analysis, Observation
 
-#: Arm -> multiplier and seconds beside the baseline's.
-ARMS = {"layernorm": (1.0, 1.0), "identity": (1.0, 1.0), "fast": (1.08, 1.02), "slow": (1.03, 1.10), "bad": (0.94, 0.9)}
-
-
-def _study(arms: dict[str, tuple[float, float]] = ARMS, *, seeds: int = 3, sizes: tuple[float, ...] = (1e5, 3e5, 1e6)) -> list:
-    draw = np.random.default_rng(11)
-    found = []
-    for size in sizes:
-        for seed in range(seeds):
-            for horizon in (5, 20):
-                common = draw.standard_normal()
-                for arm, (gain, slower) in arms.items():
-                    n, d = size * gain**0.5, size * horizon * gain**0.5
-                    loss = 1.6 + 1.5 * (n / 3e5) ** -0.35 + 1.2 * (d / 3e6) ** -0.37
-                    noise = 0.002 * (common + draw.standard_normal())
-                    seconds = 6 * size * size * horizon * slower / 1e10 * math.exp(0.002 * draw.standard_normal())
-                    flops = 6 * size * size * horizon
-                    found.append(
-                        Observation(
-                            arm,
-                            f"{size:g}",
-                            seed,
-                            int(size),
-                            int(size * horizon),
-                            flops,
-                            loss + noise,
-                            seconds,
-                            f"{arm}{size}{seed}",
-                        )
-                    )
-    return found
-
-
-def _analyze(observations: list[Observation], control: str | None = "identity", **options: float) -> Analysis:
-    return analyze(
-        observations, baseline="layernorm", control=control, equivalence=options.get("equivalence", 0.02), resamples=999
-    )
+from .studies import ARMS, analyzed, diverge, level, study
 
 
 @pytest.fixture(scope="module")
 def analysis() -> Analysis:
-    return _analyze(_study())
-
-
-def _level(analysis: Analysis, arm: str) -> tuple[str, str]:
-    (verdict,) = [one for one in analysis.verdicts if one.arm == arm]
-    return verdict.level, verdict.sentence
+    return analyzed(study())
 
 
 def test_levels_and_sentences(analysis: Analysis) -> None:
     assert [one.arm for one in analysis.verdicts] == ["identity", "fast", "slow", "bad"]
-    level, sentence = _level(analysis, "fast")
-    assert level == "better"
+    stands, sentence = level(analysis, "fast")
+    assert stands == "better"
     assert sentence.startswith("fast reaches layernorm's loss with 7.")
     assert "% less compute (95 % interval" in sentence and "Holm p" in sentence and "up to 1.2e14 FLOPs" in sentence
-    assert _level(analysis, "identity")[0] == "equivalent"
-    assert "identity is equivalent to layernorm within 2.0 % of compute" in _level(analysis, "identity")[1]
-    assert _level(analysis, "bad")[0] == "worse"
-    assert "more compute" in _level(analysis, "bad")[1]
+    assert level(analysis, "identity")[0] == "equivalent"
+    assert "identity is equivalent to layernorm within 2 % of compute" in level(analysis, "identity")[1]
+    assert level(analysis, "bad")[0] == "worse"
+    assert "more compute" in level(analysis, "bad")[1]
     assert not analysis.warnings
 
 
 def test_a_norm_that_wins_by_compute_and_loses_by_the_clock_is_said_so(analysis: Analysis) -> None:
-    level, sentence = _level(analysis, "slow")
-    assert level == "better"
+    stands, sentence = level(analysis, "slow")
+    assert stands == "better"
     assert "and so it loses by the clock what it wins by compute" in sentence
     (gain,) = [one for one in analysis.multipliers if one.arm == "slow"]
     assert gain.slowdown is not None and gain.in_seconds is not None
@@ -85,7 +43,7 @@ def test_a_norm_that_wins_by_compute_and_loses_by_the_clock_is_said_so(analysis:
     assert gain.in_seconds.value == pytest.approx(gain.mean.value / gain.slowdown.value)
     assert gain.in_seconds.low < gain.mean.low / gain.slowdown.value
     # At six per cent more compute and a tenth less time it wins by the clock.
-    assert "and so it wins by the clock" in _level(analysis, "bad")[1]
+    assert "and so it wins by the clock" in level(analysis, "bad")[1]
 
 
 def test_multipliers_are_labelled_where_nobody_trained(analysis: Analysis) -> None:
@@ -98,7 +56,7 @@ def test_multipliers_are_labelled_where_nobody_trained(analysis: Analysis) -> No
 
 
 def test_the_same_call_gives_the_same_numbers(analysis: Analysis) -> None:
-    again = _analyze(_study())
+    again = analyzed(study())
     assert again == analysis
 
 
@@ -113,65 +71,61 @@ def test_cells_come_first_and_the_control_is_not_corrected(analysis: Analysis) -
     assert 0.005 < fast.margin < 0.02
 
 
-def _diverge(observations: list[Observation], lost: Callable[[Observation], bool]) -> list[Observation]:
-    return [replace(one, loss=math.nan, failure="the loss is not finite") if lost(one) else one for one in observations]
-
-
 def test_an_arm_that_lost_a_run_is_neither_better_nor_equivalent() -> None:
-    lost = _diverge(_study(), lambda one: one.arm in ("fast", "bad") and one.seed == 1 and one.size == "1e+06")
-    analysis = _analyze(lost)
-    level, sentence = _level(analysis, "fast")
-    assert level == "undecided"
+    lost = diverge(study(), lambda one: one.arm in ("fast", "bad") and one.seed == 1 and one.size == "1e+06")
+    analysis = analyzed(lost)
+    stands, sentence = level(analysis, "fast")
+    assert stands == "undecided"
     assert "but 2 of its 18 ends of training have no loss (size 1e+06 x 5 tokens a parameter, seed 1, " in sentence
-    assert _level(analysis, "bad")[0] == "worse"
-    assert "2 of its 18 ends of training have no loss" in _level(analysis, "bad")[1]
+    assert level(analysis, "bad")[0] == "worse"
+    assert "2 of its 18 ends of training have no loss" in level(analysis, "bad")[1]
     assert any(one.startswith("fast has no loss at size 1e+06, 5 tokens") for one in analysis.warnings)
     assert any("fast lacks 2 of 18 pairs" in one for one in analysis.warnings)
     assert {row.missing for row in analysis.paired if row.arm == "fast" and row.size is None} == {2}
 
 
 def test_runs_that_are_not_there_count_as_lost() -> None:
-    there = [one for one in _study() if not (one.arm == "fast" and one.seed == 1 and one.size == "1e+06")]
-    assert _level(_analyze(there), "fast")[0] == "undecided"
+    there = [one for one in study() if not (one.arm == "fast" and one.seed == 1 and one.size == "1e+06")]
+    assert level(analyzed(there), "fast")[0] == "undecided"
 
 
 @pytest.mark.parametrize("lost", [lambda one: one.arm == "fast", lambda one: one.arm == "fast" and one.size != "100000"])
 def test_an_arm_that_lost_half_failed(lost: Callable[[Observation], bool]) -> None:
-    level, sentence = _level(_analyze(_diverge(_study(), lost)), "fast")
-    assert level == "failed"
+    stands, sentence = level(analyzed(diverge(study(), lost)), "fast")
+    assert stands == "failed"
     assert sentence.startswith("fast failed: 1") and "of its 18 ends of training" in sentence
 
 
 def test_a_control_that_differs_is_a_warning() -> None:
-    analysis = _analyze(_study(ARMS | {"identity": (1.05, 1.0)}))
+    analysis = analyzed(study(ARMS | {"identity": (1.05, 1.0)}))
     assert any("The control identity differs from the baseline" in one for one in analysis.warnings)
 
 
 def test_no_control_is_a_warning() -> None:
-    assert any("No arm is the baseline by another code path" in one for one in _analyze(_study(), control=None).warnings)
+    assert any("No arm is the baseline by another code path" in one for one in analyzed(study(), control=None).warnings)
 
 
 def test_a_gain_that_changes_with_compute_is_said_so() -> None:
     def growing(one: Observation) -> Observation:
         return replace(one, loss=one.loss + (0.03 if one.parameters < 2e5 else -0.03)) if one.arm == "fast" else one
 
-    level, sentence = _level(_analyze([growing(one) for one in _study()]), "fast")
-    assert "This changes with compute (p " in sentence, level
+    stands, sentence = level(analyzed([growing(one) for one in study()]), "fast")
+    assert "This changes with compute (Holm p " in sentence, stands
 
 
 def test_one_size_is_judged_by_losses_alone() -> None:
-    analysis = _analyze(_study(sizes=(3e5,), seeds=7))
+    analysis = analyzed(study(sizes=(3e5,), seeds=7))
     assert analysis.surface is None and analysis.multipliers == ()
-    level, sentence = _level(analysis, "fast")
-    assert level == "better"
-    assert "nats lower than layernorm's (95 % interval" in sentence and "14 pairs). A step takes 2." in sentence
-    assert _level(analysis, "identity")[0] == "undecided"
+    stands, sentence = level(analysis, "fast")
+    assert stands == "better"
+    assert "nats lower than layernorm's (95 % interval" in sentence and "14 pairs). Training takes 2." in sentence
+    assert level(analysis, "identity")[0] == "undecided"
     assert any(one.startswith("No loss surface was fit") and "there is one size" in one for one in analysis.warnings)
     assert all(math.isnan(row.margin) and math.isnan(row.p_equivalent) for row in analysis.paired)
 
 
 def test_one_seed_has_wide_intervals_and_a_warning() -> None:
-    analysis = _analyze(_study(seeds=1))
+    analysis = analyzed(study(seeds=1))
     assert any("fewer than three seeds" in one for one in analysis.warnings)
     assert any("no sign-flip test can reach 5 %" in one for one in analysis.warnings)
     (gain,) = [one for one in analysis.multipliers if one.arm == "fast"]
@@ -182,15 +136,15 @@ def test_one_seed_has_wide_intervals_and_a_warning() -> None:
 
 
 def test_one_seed_of_two_sizes_has_no_interval_at_all() -> None:
-    analysis = _analyze(_study(seeds=1, sizes=(1e5, 1e6)))
+    analysis = analyzed(study(seeds=1, sizes=(1e5, 1e6)))
     assert all(math.isinf(gain.u0.high) and gain.p_u1 == 1.0 for gain in analysis.multipliers)
     assert any("taken to be equal" in one for one in analysis.warnings)
 
 
 def test_an_arm_that_is_the_baseline_to_the_bit() -> None:
-    twins = [replace(one, arm="identity", cluster="") for one in _study() if one.arm == "layernorm"]
-    analysis = _analyze([one for one in _study() if one.arm != "identity"] + twins)
-    assert _level(analysis, "identity")[0] == "equivalent"
+    twins = [replace(one, arm="identity", cluster="") for one in study() if one.arm == "layernorm"]
+    analysis = analyzed([one for one in study() if one.arm != "identity"] + twins)
+    assert level(analysis, "identity")[0] == "equivalent"
     (gain,) = [one for one in analysis.multipliers if one.arm == "identity"]
     assert gain.mean.value == pytest.approx(1.0, abs=1e-3)
 
@@ -204,10 +158,10 @@ def test_an_arm_that_is_the_baseline_to_the_bit() -> None:
 )
 def test_unknown_arms_are_refused(options: dict[str, str | None], why: str) -> None:
     with pytest.raises(UserError, match=why):
-        analyze(_study(), equivalence=0.01, **options)  # type: ignore[arg-type]
+        analyze(study(), equivalence=0.01, **options)  # type: ignore[arg-type]
 
 
 def test_two_runs_at_one_place_are_refused() -> None:
-    study = _study()
+    runs = study()
     with pytest.raises(UserError, match="two runs of arm layernorm have size 100000, 5 tokens a parameter, seed 0"):
-        _analyze([*study, study[0]])
+        analyzed([*runs, runs[0]])

@@ -18,6 +18,7 @@ from ibnorm_megatron.lab.statistics.surface import (
     Points,
     fit_joint,
     fit_surface,
+    levels,
     make_form,
     minimize,
     predict,
@@ -147,3 +148,15 @@ def test_too_few_combinations_are_refused() -> None:
     few = (points.log_n == n[0]) | ((points.log_n == n[1]) & (d < 2))
     with pytest.raises(NotIdentified, match="3 combinations"):
         fit_joint(points.where(few))
+
+
+def test_levels_have_no_steps_that_part_what_is_near() -> None:
+    near = np.log([98_944, 98_450, 299_000, 303_000, 306_000, 1e6])
+    assert levels(near).tolist() == [0, 0, 1, 1, 2, 3]
+    assert levels(0.0099 * np.arange(7)[::-1]).tolist() == [2, 1, 1, 1, 0, 0, 0], "no chain of neighbours makes one of all"
+
+
+def test_one_number_of_tokens_is_refused() -> None:
+    points = as_points(*_arms())
+    with pytest.raises(NotIdentified, match="there is one number of tokens"):
+        fit_joint(replace(points, log_d=np.full_like(points.log_d, 15.1)))
