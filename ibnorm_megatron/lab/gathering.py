@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from .design import due, main_trials
 from .ledger import latest
 from .results import Observation
@@ -21,9 +23,14 @@ def current(study: Study, entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _is_of(study: Study, entry: Entry) -> bool:
-    trial = entry.trial
+    trial, horizons = entry.trial, {*study.config.horizons, study.tuned_horizon}
     known = (trial.arm, trial.size, trial.strength) in study.configs and trial.size in study.recipes
-    return known and study.key(trial) == entry.key
+    if not known or trial.horizon not in horizons or trial.trunk not in {None, *horizons}:
+        return False
+    try:
+        return study.key(trial) == entry.key
+    except ValidationError:  # of a setting that no run of it can have
+        return False
 
 
 def observations(study: Study, entries: Sequence[Entry]) -> list[Observation]:

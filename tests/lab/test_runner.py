@@ -179,6 +179,29 @@ def test_a_run_that_ended_while_nobody_looked_is_recorded_without_training(tmp_p
     assert all(len(starts) == 1 for starts in _starts(study).values())
 
 
+def test_a_run_with_another_config_than_it_was_given_is_no_result(tmp_path: Path, prepared: Path, fates: Fates) -> None:
+    study = loaded(pretended(tmp_path, prepared, launcher={"attempts": 1}))
+    fates(log="other")
+    _run(study)
+    by_arm = {entry.trial.arm: entry for entry in Ledger(study.folder).read()}
+    assert by_arm["layernorm"].status == by_arm["identity"].status == "complete"
+    assert by_arm["log"].status == "failed" and by_arm["log"].loss is None
+    assert by_arm["log"].reason == (
+        "it was trained with another config than the study's: train.weight_decay is 0.5 and was to be 0.1; launcher.command "
+        "has to hand {config} on as it is"
+    )
+
+
+def test_an_arm_that_was_renamed_is_trained_again_and_counted(tmp_path: Path, prepared: Path) -> None:
+    _run(loaded(pretended(tmp_path, prepared)))
+    arms = {"layernorm": "layernorm", "identity": "ibnorm_identity", "logarithm": "ibnorm_log"}
+    renamed = loaded(pretended(tmp_path, prepared, arms=arms))
+    said = _run(renamed)
+    assert said.count("started main-") == said.count("started main-logarithm") == 1
+    entries = Ledger(renamed.folder).read()
+    assert (len(entries), len(observations(renamed, current(renamed, entries)))) == (4, 3)
+
+
 def test_what_a_changed_study_no_longer_asks_for_stays_and_is_not_counted(tmp_path: Path, prepared: Path) -> None:
     study = loaded(pretended(tmp_path, prepared))
     _run(study)
