@@ -160,7 +160,7 @@ def _head_widths(study: StudyConfig) -> Iterator[Problem]:
     tuned = study.sizes[tuned_size(study)]
     for name, size in study.sizes.items():
         width, wanted = (each.hidden_size // each.num_attention_heads for each in (size, tuned))
-        if width != wanted:
+        if width != wanted and width and wanted:  # heads wider than the model are refused by the model's own config
             why = f"its heads are {width} wide and those of the tuned size {wanted}, and muP transfers between equal ones"
             mend = f"set it to {max(1, size.hidden_size // wanted)}, or choose another transfer.rule"
             yield Problem(f"sizes.{name}.num_attention_heads", str(size.num_attention_heads), why, mend)
@@ -191,6 +191,10 @@ def size_problems(study: StudyConfig, recipes: Mapping[str, Recipe]) -> Iterator
     if recipe.steps(shortest) < _LEAST_STEPS:
         why = f"at {size} it is {recipe.steps(shortest)} steps of {recipe.batch_tokens:,} tokens"
         yield Problem("horizons", f"{shortest:g}", why, "give longer ones, a larger size, or less batch_tokens")
+    own = study.tuning.horizon if study.tuning else None
+    if own is not None and (tuned := recipes[tuned_size(study)]).steps(own) < _LEAST_STEPS:
+        why = f"at {tuned_size(study)} it is {tuned.steps(own)} steps of {tuned.batch_tokens:,} tokens"
+        yield Problem("tuning.horizon", f"{own:g}", why, "give a longer one, a larger size, or less batch_tokens")
     for short, long in pairwise(horizons):
         if recipe.decay_begins(short) >= recipe.decay_begins(long):
             why = f"at {size} its decay begins at the step at which that of {long:g} does"

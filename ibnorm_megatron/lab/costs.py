@@ -120,8 +120,16 @@ def calibrate(study: Study, at_once: int) -> Speeds:
     study's folder, and not measured again on this machine.
 
     Raises:
-        RunFailure: a run failed; the sentence holds the last line that it printed.
+        RunFailure: a run failed, and the sentence holds the last line that it printed; or the study's folder cannot be written.
     """
+    try:
+        return _calibrated(study, at_once)
+    except OSError as error:
+        why, mend = f"it cannot be written ({error.strerror})", "mend that, give another dir, or plan with --no-calibrate"
+        raise RunFailure(Problem("the study's folder", str(error.filename or study.folder), why, mend)) from None
+
+
+def _calibrated(study: Study, at_once: int) -> Speeds:
     baseline, largest = study.config.baseline, study.largest_size
     pairs = [*((baseline, size) for size in study.config.sizes), *((a, largest) for a in study.config.arms if a != baseline)]
     cache = study.folder / _CACHE
@@ -188,7 +196,11 @@ def _measure(study: Study, at_once: int, pair: tuple[str, str], number: int) -> 
     words = command(study.config.launcher.command, config=file, name=folder.name, folder=study.folder)
     began = monotonic()
     own = environment(os.environ, slot=number % at_once, at_once=at_once)
-    done = run(words, stdout=PIPE, stderr=STDOUT, text=True, env=own)  # noqa: S603 (words of the study's file, no shell)
+    try:
+        done = run(words, stdout=PIPE, stderr=STDOUT, text=True, errors="replace", env=own)  # noqa: S603 (no shell)
+    except (OSError, ValueError) as error:
+        why = f"it cannot be started ({getattr(error, 'strerror', None) or error})"
+        raise RunFailure(Problem("launcher.command", words[0], why, "mend that, or plan with --no-calibrate")) from None
     wall = monotonic() - began
     summary = RunFolder(folder).read_summary() or {}
     if done.returncode or "step_seconds" not in summary:
@@ -210,7 +222,7 @@ def _read(cache: Path) -> dict[str, Speed]:
 
 def makespan(seconds: Sequence[float], at_once: int) -> float:
     """Seconds until the last of some runs has ended, started in this order wherever one of ``at_once`` places is free."""
-    free = [0.0] * at_once
+    free = [0.0] * max(1, min(at_once, len(seconds)))
     for each in seconds:
         first = free.index(min(free))
         free[first] += each

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .study import StudyConfig, Unfair
+    from .study import ArmConfig, StudyConfig, Unfair
 
 #: Seeds below which a spread is hardly known.
 LEAST_SEEDS = 3
@@ -52,6 +52,12 @@ def _design(config: StudyConfig) -> Iterator[tuple[Unfair, str]]:
             "no arm is the baseline by another code path, so nobody knows the noise of the comparison itself: add an arm of "
             "norm ibnorm_identity and name it in control",
         )
+    elif _is_another_norm(config):
+        yield (
+            "no_control",
+            f"{config.control} is another norm than {config.baseline}, not the same by another code path, so nobody knows the "
+            "noise of the comparison itself: name the arm in control that is the baseline by other code, as ibnorm_identity is",
+        )
     if len(config.seeds) < LEAST_SEEDS:
         what = "is one seed" if len(config.seeds) == 1 else f"are {len(config.seeds)} seeds"
         yield "few_seeds", f"there {what}, and differences of this size come and go with the seed: give {LEAST_SEEDS} or more"
@@ -67,12 +73,35 @@ def _tuning(config: StudyConfig) -> Iterator[tuple[Unfair, str]]:
         )
     elif len(config.tuning.learning_rates) == 1:
         yield "untuned", "tuning.learning_rates is a single one, in which nothing can be best: give three or more"
-    largest = list(config.sizes)[-1]
-    if not config.transfer.check_factors and tuned_size(config) != largest:
-        yield (
-            "unchecked_transfer",
-            f"whether the transferred learning rate is near the best at {largest} is not checked: give transfer.check_factors",
-        )
+    largest, transfer = list(config.sizes)[-1], config.transfer
+    if tuned_size(config) == largest:
+        return
+    what = f"whether the transferred learning rate is near the best at {largest} is"
+    if not transfer.check_factors or not transfer.check_seeds:
+        name = "check_seeds" if transfer.check_factors else "check_factors"
+        yield "unchecked_transfer", f"{what} not checked: give transfer.{name}"
+    elif min(transfer.check_factors) > 1 or max(transfer.check_factors) < 1:
+        yield "unchecked_transfer", f"{what} checked on one side only: give transfer.check_factors below 1 and above"
+
+
+def _is_another_norm(config: StudyConfig) -> bool:
+    """Whether the control is certainly no second path to the baseline. Of a baseline that compresses nobody here can tell."""
+    named = [config.arms.get(name or "") for name in (config.baseline, config.control)]
+    if named[0] is None or named[1] is None:
+        return False
+    baseline, control = (_plain(arm) for arm in named if arm)
+    return baseline is not None and baseline != control
+
+
+def _plain(arm: ArmConfig) -> object:
+    """What an arm is, if it is LayerNorm or RMSNorm by whatever code at every site: where, centred or not, biased or not."""
+    found = {}
+    for site, norm in arm.norm.root.items():
+        values = norm.model_dump(by_alias=True)
+        if norm.kind not in ("layernorm", "rmsnorm", "ibnorm") or values.get("compression") not in (None, "identity", "linear"):
+            return None
+        found[site] = (values["center"], values["bias"])
+    return found, arm.norm_placement, arm.qk_norm
 
 
 def tuned_size(config: StudyConfig) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from .design import due, main_trials
 from .ledger import latest
 from .results import Observation
@@ -35,9 +37,14 @@ def current(study: Study, entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _is_of(study: Study, entry: Entry) -> bool:
-    trial = entry.trial
+    trial, horizons = entry.trial, {*study.config.horizons, study.tuned_horizon}
     known = (trial.arm, trial.size, trial.strength) in study.configs and trial.size in study.recipes
-    return known and study.key(trial) == entry.key
+    if not known or trial.horizon not in horizons or trial.trunk not in {None, *horizons}:
+        return False
+    try:
+        return study.key(trial) == entry.key
+    except ValidationError:  # of a setting that no run of it can have
+        return False
 
 
 def gather(study: Study, entries: Sequence[Entry]) -> Gathered:
@@ -62,15 +69,6 @@ def gather(study: Study, entries: Sequence[Entry]) -> Gathered:
         else:
             pending.append(_observation(study, trial, None, "it is not trained yet"))
     return Gathered(tuple(ended), tuple(pending))
-
-
-def observations(study: Study, entries: Sequence[Entry]) -> list[Observation]:
-    """Those of :func:`gather` that have ended or never can.
-
-    Raises:
-        RunFailure: the design cannot go on.
-    """
-    return list(gather(study, entries).observations)
 
 
 def _observation(study: Study, trial: Trial, entry: Entry | None, why: str) -> Observation:

@@ -16,7 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+
+import yaml
 
 from ..config import Config
 from ..errors import Problem, RunFailure, UserError
@@ -25,7 +27,7 @@ from ..printing import printable
 from ..train.callbacks.base import NOT_FINITE
 from ..train.run_folder import RunFolder
 from .locks import Claim, is_held, now
-from .matching import facts
+from .matching import facts, not_as_asked
 from .trials import Entry, Status, Trial
 
 if TYPE_CHECKING:
@@ -101,20 +103,28 @@ def launch(study: Study, trial: Trial, claim: Claim, *, slot: int, at_once: int)
             output.write(f"--- {now()} {' '.join(words)}\n".encode())
             output.flush()
             log_from = output.tell()
-            process = subprocess.Popen(  # noqa: S603 (words of the study's file, without a shell)
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment(os.environ, slot=slot, at_once=at_once),
-                process_group=0,  # a terminal's Ctrl-C reaches the study alone, which passes it on
-                pass_fds=(claim.descriptor,),
-                preexec_fn=_ending_with_parent(),
-            )
+            process = _start(words, output, claim, environment(os.environ, slot=slot, at_once=at_once))
     except OSError as error:
-        what, why = str(error.filename or words[0]), f"it cannot be started or written ({error.strerror})"
-        raise RunFailure(Problem("launcher.command", what, why, "mend that; the same command goes on")) from None
+        why, mend = f"it cannot be written ({error.strerror})", "mend that; the same command goes on"
+        raise RunFailure(Problem("the study's folder", str(study.folder), why, mend)) from None
     return Launch(trial, study.key(trial), name, config, folder, log, slot, claim, process, log_from, before)
+
+
+def _start(words: Sequence[str], output: IO[bytes], claim: Claim, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 (words of the study's file, without a shell)
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            process_group=0,  # a terminal's Ctrl-C reaches the study alone, which passes it on
+            pass_fds=(claim.descriptor,),
+            preexec_fn=_ending_with_parent(),
+        )
+    except (OSError, ValueError) as error:
+        why = f"it cannot be started ({getattr(error, 'strerror', None) or error})"
+        raise RunFailure(Problem("launcher.command", words[0], why, "mend that; the same command goes on")) from None
 
 
 def _config(study: Study, trial: Trial) -> Config:
@@ -211,8 +221,11 @@ def failed(study: Study, launched: Launch, reason: str) -> Entry:
 
 
 def _entry(study: Study, trial: Trial, said: str, summary: Mapping[str, Any], *, started: str) -> Entry:
-    config, folder, card = study.run_config(trial), run_folder(study, trial), _card(run_folder(study, trial))
+    config, folder = study.run_config(trial), run_folder(study, trial)
     status, reason = _status(summary, said)
+    matching, wrong = _recorded(study, trial, config)
+    if wrong and status != "failed":
+        status, reason = "failed", f"{wrong}; launcher.command has to hand {{config}} on as it is"
     step = summary.get("step_seconds")
     return Entry(
         trial=trial,
@@ -226,10 +239,21 @@ def _entry(study: Study, trial: Trial, said: str, summary: Mapping[str, Any], *,
         loss=summary["val_loss"] if status == "complete" else None,
         seconds=None if step is None else step * config.train.steps,
         found={name: value for name, value in summary.items() if name not in _ELSEWHERE},
-        matching=facts(config.to_dict(), card, study.flops(trial)) if card else {},
+        matching=matching,
         started=started or now(),
         ended=now(),
     )
+
+
+def _recorded(study: Study, trial: Trial, config: Config) -> tuple[dict[str, Any], str]:
+    """What a run's own records say of it, nothing where they cannot be read; and in what it did not do as it was asked."""
+    folder = run_folder(study, trial)
+    try:
+        found, card = folder.read_config(), folder.read_card()
+        flops = float(card["tokens"] * study.flops_per_token(trial.size))
+        return facts(found, card, flops), not_as_asked(yaml.safe_load(config.to_yaml()), found)
+    except (UserError, KeyError, TypeError, AttributeError):  # not there, damaged, or of another program
+        return {}, ""
 
 
 def _status(summary: Mapping[str, Any], said: str) -> tuple[Status, str]:
@@ -240,12 +264,14 @@ def _status(summary: Mapping[str, Any], said: str) -> tuple[Status, str]:
         return "diverged", "the validation loss is not finite"
     if summary.get("failure") == NOT_FINITE:
         return "diverged", _short(summary.get("reason") or said)
-    return "failed", said or "it ended without a word, and its records do not say that it is complete"
+    why = "its command ended without a word, and no record says that the run is complete"
+    return "failed", said or f"{why}: launcher.command has to stay until it is"
 
 
 def _reason(launched: Launch, code: int) -> str:
     """Why a process ended: the last sentence of an error in what it printed, or else its last line, or its signal."""
-    with open(launched.log, "rb") as file:
+    lines: list[str] = []
+    with suppress(OSError), open(launched.log, "rb") as file:  # somebody may have tidied up
         file.seek(launched.log_from)
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     sentences = [found[1] for line in lines if (found := _SAID.match(line))]
@@ -269,7 +295,7 @@ def _stamp(folder: RunFolder) -> tuple[int, ...]:
     """What changes whenever a run writes how it ended."""
     try:
         found = (folder.path / "summary.json").stat()
-    except FileNotFoundError:
+    except OSError:
         return ()
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 

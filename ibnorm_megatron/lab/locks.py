@@ -8,11 +8,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
+
+from ..errors import Problem, RunFailure
 
 #: What a file system answers that has no locks at all (some Lustre and FUSE mounts).
 _NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP")}
@@ -85,30 +87,44 @@ class Claims:
     Attributes:
         locks: whether the file system has locks. If not, every claim is granted, and only one process may run the study,
             or each its own share of it.
+
+    Raises:
+        RunFailure: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "claims"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / ".probe", "a") as probe, held(probe, fcntl.LOCK_SH) as locks:
-            self.locks = locks
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with open(self._folder / ".probe", "a") as probe, held(probe, fcntl.LOCK_SH) as locks:
+                self.locks = locks
 
     def take(self, key: str) -> Claim | None:
-        """Claim a trial, or None where a living process has it."""
-        file = open(self._folder / f"{key}.lock", "a+", encoding="utf-8")  # noqa: SIM115 (the claim closes it)
-        try:
-            if self.locks:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Claim a trial, or None where a living process has it.
+
+        Raises:
+            RunFailure: the folder cannot be written.
+        """
+        with self._writing(), ExitStack() as opened:
+            file = opened.enter_context(open(self._folder / f"{key}.lock", "a+", encoding="utf-8"))
+            try:
+                if self.locks:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
             file.truncate(0)
             file.write(json.dumps(asdict(Holder(socket.gethostname(), os.getpid(), now()))))
             file.flush()
-        except BlockingIOError:
-            file.close()
-            return None
-        except BaseException:
-            file.close()
-            raise
-        return Claim(file)
+            opened.pop_all()  # the claim closes it
+            return Claim(file)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why, mend = f"it cannot be written ({error.strerror})", "mend that, or give another dir; the same command goes on"
+            raise RunFailure(Problem("the study's folder", str(self._folder.parent), why, mend)) from None
 
 
 def holder(folder: Path, key: str) -> Holder | None:

@@ -18,22 +18,25 @@ from ..train.run_folder import differences
 from .ledger import latest
 from .trials import Entry
 
-#: Fields of a config in which runs of a group may differ: the norm, its rate, and what changes no result.
-_FREE = (
+#: Fields of a config that change no result.
+_NOTHING = (
     "plugins",  # paths; what is in them is compared by hash
-    "model.norm",
-    "model.norm_placement",
-    "model.qk_norm",
-    "train.lr",
     "data.path",  # data is compared by hash
     "data.index_cache",
+    "train.replica_audit",
     "evaluate.interval",
     "checkpoint",
     "log",
     "run",
 )
 
-_MEND = "take the lines of the runs that are wrong out of the ledger, or begin the study anew in another dir"
+#: Fields in which runs of a group may differ: the norm and its rate as well.
+_FREE = ("model.norm", "model.norm_placement", "model.qk_norm", "train.lr", *_NOTHING)
+
+_MEND = (
+    "take the lines of the runs that are wrong out of the ledger and remove their folders, so that they are trained again; or "
+    "begin the study anew in another dir"
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ def facts(config: Mapping[str, Any], card: Mapping[str, Any], flops: float) -> d
     """What an entry says of a run so that it can be matched with others: plain values.
 
     Args:
-        config: the run's, resolved.
+        config: the run's, as it recorded it.
         card: its run card.
-        flops: of its training.
+        flops: of its training, by what it recorded.
     """
     digests, data, train = card.get("digests", {}), card["data"], config["train"]
     resumed = [again for again in card.get("resumed", []) if again.get("git")]
@@ -81,14 +84,23 @@ def _commit(git: Mapping[str, Any]) -> str:
     return f"{git.get('commit', 'unknown')}{' with changes' if git.get('changed') else ''}"
 
 
-def _compared(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _compared(values: Mapping[str, Any], free: Sequence[str] = _FREE, prefix: str = "") -> dict[str, Any]:
     """A config without its free fields."""
     kept: dict[str, Any] = {}
     for name, value in values.items():
         dotted = f"{prefix}{name}"
-        if dotted not in _FREE:
-            kept[name] = _compared(value, f"{dotted}.") if isinstance(value, dict) else value
+        if dotted not in free:
+            kept[name] = _compared(value, free, f"{dotted}.") if isinstance(value, dict) else value
     return kept
+
+
+def not_as_asked(asked: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """In what decides its result a run's own config differs from the one that it was given: a sentence, or an empty text."""
+    fields = [
+        f"{field} is {there!r} and was to be {was!r}"
+        for field, was, there in differences(_compared(asked, _NOTHING), _compared(found, _NOTHING))
+    ]
+    return f"it was trained with another config than the study's: {', '.join(fields[:3])}" if fields else ""
 
 
 def check(entries: Sequence[Entry]) -> Matching:
@@ -96,6 +108,11 @@ def check(entries: Sequence[Entry]) -> Matching:
     told = [entry for entry in latest(entries).values() if entry.matching]
     problems: list[Problem] = []
     groups, seeds = defaultdict(list), defaultdict(list)
+    problems += [
+        Problem(f"the run card of {entry.folder}", "missing", "nobody knows whether the run matches others", _MEND)
+        for entry in latest(entries).values()
+        if entry.status == "complete" and not entry.matching and told
+    ]
     for entry in told:
         problems += _as_asked(entry)
         trial = entry.trial
@@ -117,6 +134,7 @@ def _as_asked(entry: Entry) -> Iterator[Problem]:
     for field, asked, found in (
         ("train.lr", entry.trial.learning_rate, entry.matching.get("lr")),
         ("train.seed", entry.trial.seed, trained.get("seed")),
+        ("flops", entry.flops, entry.matching.get("flops")),
     ):
         if asked != found:
             yield Problem(f"{field} of {entry.folder}", repr(found), f"its trial says {asked!r}", _MEND)
@@ -130,10 +148,11 @@ def _other(first: Entry, entry: Entry) -> Iterator[Problem]:
 
 
 def _to_compare(entry: Entry) -> dict[str, Any]:
-    left_out = ("code", "machine", "samples", "lr")
+    left_out = ("code", "machine", "samples", "lr", "config")
     return {
         "parameters": entry.parameters,
         **{name: value for name, value in entry.matching.items() if name not in left_out},
+        "config": _compared(entry.matching.get("config", {})),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ class Plan:
 
     def effect(self) -> str:
         """The smallest gain that it would find, in words."""
+        if not math.isfinite(self.smallest_gain):
+            return "no gain would be found with one training an arm, however large: nothing says what its loss varies by"
         return (
             f"a true gain of {100 * self.smallest_gain:.2g} % in compute would be found with {POWER:.0%} power, if the loss "
             f"of a run varies over seeds by {self.seed_sd:g} nats"
@@ -109,7 +112,7 @@ class Plan:
             "seconds": self.seconds,
             "at_once": self.at_once,
             "seed_sd": self.seed_sd,
-            "smallest_gain": self.smallest_gain,
+            "smallest_gain": self.smallest_gain if math.isfinite(self.smallest_gain) else None,
             "power": POWER,
             "rules": self.derivations(),
             "unfair": dict(self.study.overridden),

@@ -153,7 +153,8 @@ class _Worker:
         self._flops_done += sum(cost(self._study, entry.trial) for entry in current(self._study, everything[self._seen :]))
         self._entries, self._stamp, self._seen = entries, stamp, len(everything)
         old, new = everything[: self._forgiven], everything[self._forgiven :]
-        self._due = self._design(self._study, [entry for entry in old if entry.status != "failed"] + new)
+        counted = current(self._study, [entry for entry in old if entry.status != "failed"] + new)
+        self._due = self._design(self._study, counted)
         self._flops_left = flops_left(self._study, entries, self._due)
         self._keeper.sweep(entries)
         assert self._due.trials or self._due.finished, "a design that goes on has trials"

@@ -53,11 +53,10 @@ def standing(study: Study) -> Standing:
         UserError: its ledger cannot be read.
     """
     ledger = Ledger(study.folder)
-    everything = ledger.read()
-    entries = current(study, everything)
+    entries = current(study, ledger.read())
     stuck, now = "", None
     try:
-        now = due(study, everything)
+        now = due(study, entries)
     except RunFailure as failure:
         stuck = str(failure)
     runs = tuple(_running(study, now)) if now else ()

@@ -50,6 +50,12 @@ class _Room(BaseModel):
 
 Positive = Annotated[float, Field(gt=0)]
 
+#: Tokens a parameter; a learning rate; a factor of one. Beyond these a number is a slip, and no run could be made of it.
+Horizon = Annotated[float, Field(gt=0, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=100)]
+Factor = Annotated[float, Field(ge=0.01, le=100)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
 
 class ArmConfig(_Room):
     """A norm to compare: what ``model.norm`` takes, where it stands, and how its lambda is tuned."""
@@ -81,14 +87,14 @@ class TuningConfig(_Room):
     """How an arm's learning rate and lambda are found: the same trials for all."""
 
     size: str | None = Field(None, description="name of a size; the smallest by default")
-    horizon: Positive | None = Field(None, description="tokens a parameter; the shortest by default")
-    seeds: tuple[int, ...] = Field((1,), strict=False, min_length=1)
-    learning_rates: tuple[Positive, ...] = Field(strict=False, min_length=1, description="the grid, in equal ratios")
+    horizon: Horizon | None = Field(None, description="tokens a parameter; the shortest by default")
+    seeds: tuple[Seed, ...] = Field((1,), strict=False, min_length=1)
+    learning_rates: tuple[Rate, ...] = Field(strict=False, min_length=1, description="the grid, in equal ratios")
     further_trials: int = Field(
-        0, ge=0, description="of every arm after the grid: its lambdas, or learning rates between those of the grid"
+        0, ge=0, le=200, description="of every arm after the grid: its lambdas, or learning rates between those of the grid"
     )
     extensions: int = Field(
-        2, ge=0, description="how often the grid may grow, in all arms alike, while an optimum is at its end"
+        2, ge=0, le=20, description="how often the grid may grow, in all arms alike, while an optimum is at its end"
     )
 
 
@@ -101,10 +107,10 @@ class TransferConfig(_Room):
         "power_law: times (N / N tuned)^exponent. constant: the same rate",
     )
     exponent: float = Field(-0.33, le=0, description="of the power law; about -1/3 in Porian et al., arXiv 2406.19146")
-    check_factors: tuple[Positive, ...] = Field(
+    check_factors: tuple[Factor, ...] = Field(
         (0.5, 2.0), strict=False, description="times the transferred rate, tried at the largest size; empty: no check"
     )
-    check_seeds: tuple[int, ...] = Field((1,), strict=False)
+    check_seeds: tuple[Seed, ...] = Field((1,), strict=False)
 
 
 class BudgetConfig(_Room):
@@ -138,7 +144,7 @@ class StudyConfig(_Room):
     The identity ``control`` is LayerNorm by IBNorm's code: its difference from ``baseline`` is the noise of the comparison.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")
     base: PathText = Field(description="config file that all runs share, beside the study's file")
     overrides: tuple[str, ...] = Field((), strict=False, description="room.field=value, of all runs")
     dir: PathText = Field("", description="folder of runs, ledger and report; runs/NAME by default")
@@ -146,10 +152,10 @@ class StudyConfig(_Room):
     baseline: str
     control: str | None = None
     sizes: dict[str, SizeConfig] = Field(min_length=1, description="the smallest first")
-    horizons: tuple[Positive, ...] = Field(
+    horizons: tuple[Horizon, ...] = Field(
         strict=False, min_length=1, description="tokens a parameter; one run of the longest decays at each (wsd)"
     )
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(strict=False, min_length=1)
+    seeds: tuple[Seed, ...] = Field(strict=False, min_length=1)
     batch_tokens: int | None = Field(None, gt=0, description="of a step; by the documented rule where it is left out")
     tuning: TuningConfig | None = None
     transfer: TransferConfig = TransferConfig()
@@ -165,11 +171,17 @@ class StudyConfig(_Room):
                 yield Problem(where, repr(name), "there is no such arm", f"choose one of {', '.join(self.arms)}")
         if self.control is not None and self.control == self.baseline:
             yield Problem("control", repr(self.control), "it is the baseline itself", "add an arm of norm ibnorm_identity")
+        if not any("{config}" in word for word in self.launcher.command):
+            why = "no word of it holds {config}, so no run would know what it is to train"
+            yield Problem("launcher.command", str(list(self.launcher.command)), why, "put '{config}' where it belongs")
         if self.tuning and self.tuning.size is not None and self.tuning.size not in self.sizes:
             where, known = "tuning.size", ", ".join(self.sizes)
             yield Problem(where, repr(self.tuning.size), "there is no such size", f"choose one of {known}")
-        for where in ("seeds", "horizons"):
-            values = getattr(self, where)
+        lists = {"seeds": self.seeds, "horizons": self.horizons, "transfer.check_seeds": self.transfer.check_seeds}
+        lists["transfer.check_factors"] = self.transfer.check_factors
+        if self.tuning:
+            lists["tuning.seeds"] = self.tuning.seeds
+        for where, values in lists.items():
             if len(set(values)) < len(values):
                 yield Problem(where, str(list(values)), "one of them is there twice", "give each once")
 
@@ -184,6 +196,7 @@ class Study:
         overridden: ways in which it is unfair and allowed to be, with a sentence each, for the report's red line.
         configs: of every arm, size and lambda, but for what :meth:`run_config` fills in.
         recipes: batch, warm-up and steps by size.
+        overrides: with which its file was read.
     """
 
     config: StudyConfig
@@ -192,6 +205,7 @@ class Study:
     overridden: tuple[tuple[str, str], ...]
     configs: Mapping[Model, Config]
     recipes: Mapping[str, Recipe]
+    overrides: tuple[str, ...] = ()
     _keys: dict[Trial, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -341,7 +355,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
             problems.append(Problem("the design", f"unfair ({name})", why, name_it))
     raise_if_any(problems)
     assert prepared is not None
-    return Study(config, path, prepared, tuple(way for way in ways if way[0] in config.allow), configs, recipes)
+    allowed = tuple(way for way in ways if way[0] in config.allow)
+    return Study(config, path, prepared, allowed, configs, recipes, tuple(overrides))
 
 
 def _read_config(path: Path, overrides: Sequence[str]) -> StudyConfig:

@@ -117,6 +117,40 @@ LAB: tuple[Row, ...] = (
         _study(),
     ),
     Row(
+        "a control that is another norm",
+        f"{_PLAN} control=log",
+        (
+            "the design is unfair (no_control): log is another norm than layernorm, not the same by another code path, so nobody knows the noise of the comparison itself; name the arm in control that is the baseline by other code, as ibnorm_identity is; "
+            + _ALLOW.format(name="no_control"),
+        ),
+        _study(),
+    ),
+    Row(
+        "a transfer that is checked on one side",
+        f"{_PLAN} transfer.check_factors=[2]",
+        (
+            "the design is unfair (unchecked_transfer): whether the transferred learning rate is near the best at m is checked on one side only; give transfer.check_factors below 1 and above; "
+            + _ALLOW.format(name="unchecked_transfer"),
+        ),
+        _study(),
+    ),
+    Row(
+        "a launcher that is not told what to train",
+        f"{_PLAN} 'launcher.command=[sbatch, train.sh]'",
+        (
+            "launcher.command is ['sbatch', 'train.sh']: no word of it holds {config}, so no run would know what it is to train; put '{config}' where it belongs.",
+        ),
+        _study(),
+    ),
+    Row(
+        "a tuning horizon of no steps",
+        f"{_PLAN} tuning.horizon=1e-6",
+        (
+            "tuning.horizon is 1e-06: at s it is 1 steps of <so many> tokens; give a longer one, a larger size, or less batch_tokens.",
+        ),
+        _study(),
+    ),
+    Row(
         "a lambda that is tuned for one arm only",
         _PLAN,
         (

@@ -4,7 +4,8 @@
 
 It takes the steps of the config, one in ``PRETENDED_STEP`` seconds, saves on SIGTERM, goes on from what it saved, and holds the
 folder's lock. ``PRETENDED_FATES`` says by arm, as JSON, how a run ends that is not to end well: ``crash``, ``refuse``,
-``diverge``, ``deaf`` (does not listen to SIGTERM), ``stop`` (ends as if somebody else had stopped it).
+``diverge``, ``deaf`` (does not listen to SIGTERM), ``stop`` (ends as if somebody else had stopped it), ``other`` (trains with
+another config than it was given).
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def train(config: dict[str, Any], folder: Path, fate: str, stopping: list[int]) 
     step = int(saved.read_text()) if saved.exists() else 0
     with open(folder / "starts", "a") as starts:
         starts.write(f"{step} {os.getpid()}\n")
-    (folder / "run_card.json").write_text(json.dumps(CARD))
+    recorded = {**config, "train": {**config["train"], "weight_decay": 0.5}} if fate == "other" else config
+    (folder / "config.yaml").write_text(yaml.safe_dump(recorded))
+    tokens = steps * config["train"]["global_batch_size"] * config["train"]["sequence_length"]
+    (folder / "run_card.json").write_text(json.dumps({**CARD, "tokens": tokens}))
     if fate == "refuse":
         print("error: data.path is nowhere: it is not there; give another.", flush=True)
         return 2

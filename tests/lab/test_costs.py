@@ -107,6 +107,6 @@ def test_arms_at_other_sizes_take_the_ratio_at_the_largest(tmp_path: Path, monke
 
 def test_a_run_that_cannot_be_measured_is_said(tmp_path: Path) -> None:
     code = "import sys; print('error: no such thing.'); sys.exit(3)"
-    path = write(tmp_path, {"launcher": {"command": ["{python}", "-c", code]}})
+    path = write(tmp_path, {"launcher": {"command": ["{python}", "-c", code, "{config}"]}})
     with pytest.raises(RunFailure, match=r"exit code 3, and its last line is: error: no such thing\..*--no-calibrate"):
         costs.calibrate(load_study(path), at_once=1)

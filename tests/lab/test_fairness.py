@@ -65,6 +65,46 @@ def test_unfair_designs_are_refused_unless_they_are_named(tmp_path: Path, name: 
     assert not list(tmp_path.glob("out"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({"control": "rmsnorm"}, "no_control", "rmsnorm is another norm than layernorm, not the same by another code path"),
+        ({"control": "log"}, "no_control", "log is another norm than layernorm, not the same by another code path"),
+        (
+            {"arms": {**ARMS, "identity": {"norm": "ibnorm_identity", "norm_placement": "peri"}}},
+            "no_control",
+            "identity is another norm than layernorm",
+        ),
+        (
+            {"arms": {**ARMS, "identity": {"kind": "ibnorm_identity", "bias": False}}},
+            "no_control",
+            "identity is another norm than layernorm",
+        ),
+        ({"baseline": "rmsnorm"}, "no_control", "identity is another norm than rmsnorm"),
+        ({"transfer": {"check_factors": [2.0, 4.0]}}, "unchecked_transfer", "near the best at m is checked on one side only"),
+        ({"transfer": {"check_seeds": []}}, "unchecked_transfer", "at m is not checked; give transfer.check_seeds"),
+    ],
+)
+def test_other_forms_of_it_are_refused_as_well(tmp_path: Path, changes: dict[str, Any], name: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        study(tmp_path, **changes)
+    (problem,) = error.value.problems
+    assert problem.value == f"unfair ({name})" and words in str(problem)
+
+
+def test_what_is_the_baseline_by_another_path(tmp_path: Path) -> None:
+    arms = {name: arm for name, arm in ARMS.items() if name != "identity"}
+    plain = {"kind": "ibnorm_identity", "center": False, "bias": False}
+    for baseline, control in (
+        ("layernorm", "ibnorm_linear"),
+        ("layernorm", "ibnorm_identity"),
+        ("rmsnorm", plain),
+        ("log", "l2norm"),
+    ):
+        asked = study(tmp_path, arms={**arms, "control": control}, baseline=baseline, control="control")
+        assert asked.overridden == (), "of a baseline that compresses nobody here can tell"
+
+
 def test_no_tuning_at_all_is_untuned(tmp_path: Path) -> None:
     arms = {"layernorm": "layernorm", "identity": "ibnorm_identity"}
     with pytest.raises(UserError, match=r"unfair \(untuned\): learning rates are not tuned"):

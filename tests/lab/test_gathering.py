@@ -9,7 +9,7 @@ import pytest
 
 from ibnorm_megatron.cli import main
 from ibnorm_megatron.lab.design import due
-from ibnorm_megatron.lab.gathering import gather, observations
+from ibnorm_megatron.lab.gathering import gather
 from ibnorm_megatron.lab.ledger import Ledger
 from ibnorm_megatron.lab.matching import facts
 from ibnorm_megatron.lab.study import Study
@@ -56,7 +56,7 @@ def test_every_trial_has_ended_or_is_pending(tmp_path: Path, prepared: Path) -> 
     _end(study, third, "failed")
     again = gather(study, Ledger(study.folder).read())
     assert [one.failure for one in again.observations][2] == "failed: the loss of step 9 is nan"
-    assert len(again.pending) == 15 and list(again.observations) == observations(study, Ledger(study.folder).read())
+    assert len(again.pending) == 15
 
 
 def test_a_report_in_mid_study_fails_nobody(tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ibnorm_megatron.lab.matching import check, facts
+from ibnorm_megatron.lab.matching import check, facts, not_as_asked
 from ibnorm_megatron.lab.trials import Entry
 
 from .entries import CARD, CONFIG, FLOPS, TRIAL, entry
@@ -75,6 +75,38 @@ def test_parameters_and_flops_are_compared() -> None:
 def test_a_run_that_did_not_do_what_its_trial_says_is_named() -> None:
     wrong = replace(FIRST, trial=replace(TRIAL, learning_rate=5e-3, seed=9))
     assert {problem.where for problem in check([wrong]).problems} == {"train.lr of runs/first", "train.seed of runs/first"}
+
+
+def test_a_run_that_says_nothing_of_itself_is_named() -> None:
+    (problem,) = check([FIRST, replace(_other(), matching={})]).problems
+    assert str(problem).startswith("the run card of runs/other is missing: nobody knows whether the run matches others; take")
+    assert check([FIRST, replace(_other(), status="failed", matching={})]).problems == ()
+
+
+def test_what_changes_no_result_may_differ() -> None:
+    free = {"train": {"replica_audit": 7}, "evaluate": {"interval": 3}, "log": {"interval": 9}, "data": {"index_cache": "x"}}
+
+    def change(config: dict[str, Any], card: dict[str, Any]) -> None:
+        for room, fields in free.items():
+            config.setdefault(room, {}).update(fields)
+
+    assert check([FIRST, _other(change)]).problems == ()
+    config = {**CONFIG, **{room: {**CONFIG.get(room, {}), **fields} for room, fields in free.items()}}
+    assert not_as_asked(CONFIG, config) == ""
+    # An entry of before: what is free now was written down.
+    old = copy.deepcopy(FIRST.matching)
+    old["config"]["train"]["replica_audit"] = 100
+    assert check([replace(FIRST, matching=old), _other(change)]).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("room", "field", "value"), [("train", "steps", 10), ("model", "norm", "rmsnorm"), ("train", "lr", 1.0)]
+)
+def test_a_run_with_another_config_than_its_own_is_found(room: str, field: str, value: Any) -> None:
+    found = copy.deepcopy(CONFIG)
+    found[room][field] = value
+    said = not_as_asked(CONFIG, found)
+    assert said.startswith("it was trained with another config than the study's: ") and f"{room}.{field}" in said
 
 
 def test_samples_of_a_shorter_run_begin_those_of_a_longer_one() -> None:

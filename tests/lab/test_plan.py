@@ -119,6 +119,34 @@ def test_options_that_cannot_be(tmp_path: Path, plan: Command, arguments: list[s
     assert (code, shown, errors) == (2, "", f"error: {sentence}\n")
 
 
+def test_what_cannot_be_written_or_started_is_a_sentence(
+    tmp_path: Path, plan: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path)
+    code, _, errors = plan(path, "--json", str(path / "plan.json"))
+    assert code == 2 and errors.startswith(f"error: --json is {path / 'plan.json'}: it cannot be written (")
+    assert main(["lab", "plan", str(path), "launcher.command=[no-such-launcher, '{config}']"]) == 1
+    said = "error: launcher.command is no-such-launcher: it cannot be started (No such file or directory); mend that, or plan"
+    assert said in capsys.readouterr().err
+    (tmp_path / "a file").write_text("")
+    assert main(["lab", "plan", str(path), f"dir={tmp_path / 'a file'}"]) == 1
+    assert "error: the study's folder is" in capsys.readouterr().err
+
+
+def test_any_number_at_once_can_be_planned(tmp_path: Path, plan: Command) -> None:
+    code, shown, _ = plan(write(tmp_path), "--at-once", "1000000000")
+    assert code == 0 and "with 1000000000 at once" in shown
+
+
+def test_one_training_finds_nothing_and_says_so(tmp_path: Path, plan: Command) -> None:
+    out = tmp_path / "plan.json"
+    code, shown, _ = plan(
+        write(tmp_path, {"sizes": {"m": ...}, "seeds": [1], "allow": ["few_seeds", "one_size"]}), "--json", str(out)
+    )
+    assert code == 0 and "no gain would be found with one training an arm, however large" in shown and "inf" not in shown
+    assert json.loads(out.read_text())["smallest_gain"] is None
+
+
 def test_what_somebody_should_know_before(tmp_path: Path, plan: Command) -> None:
     _, shown, _ = plan(write(tmp_path), "tuning.seeds=[1, 9]", "horizons=[5, 80]")
     assert "Seed 1 is used for tuning and for the comparison" in shown

@@ -21,7 +21,7 @@ from .running import loaded, pretended
 def _entry(study: Study, trial: Trial, **values: object) -> None:
     matching = facts(study.run_config(trial).to_dict(), CARD, study.flops(trial))
     folder = f"runs/{study.name(trial)}"
-    given = {"folder": folder, "matching": matching, "found": {"seconds": 60.0}, **values}
+    given = {"folder": folder, "matching": matching, "flops": study.flops(trial), "found": {"seconds": 60.0}, **values}
     Ledger(study.folder).append(entry(trial, study.key(trial), **given))
 
 
@@ -78,6 +78,29 @@ def test_status_of_a_study_under_way(tmp_path: Path, prepared: Path, capsys: pyt
     # Six runs like one that took a minute, one at a time.
     assert "tiny: 1 running, about 6 min left with as many at a time" in shown
     claim.release()
+
+
+def test_an_arm_of_another_name_is_another_arm(tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = loaded(pretended(tmp_path, prepared))
+    for trial in due(study, []).trials:
+        _entry(study, trial)
+    arms = {"layernorm": "layernorm", "identity": "ibnorm_identity", "logarithm": "ibnorm_log"}
+    assert main(["lab", "status", str(pretended(tmp_path, prepared, arms=arms))]) == 0
+    shown = capsys.readouterr().out
+    row = next(line for line in shown.splitlines() if line.startswith("│ main")).replace("│", " ").split()
+    assert row == ["main", "2", "1"]
+    assert "is finished" not in shown
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(
+    tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study").write_text("a file")
+    assert main(["lab", "run", str(pretended(tmp_path, prepared))]) == 1
+    said = (
+        f"error: the study's folder is {tmp_path / 'study'}: it cannot be written (Not a directory); mend that, or give another"
+    )
+    assert said in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_status_says_what_does_not_match_and_why_a_study_is_stuck(

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ibnorm_megatron.errors import RunFailure, UserError
 from ibnorm_megatron.lab import runner
-from ibnorm_megatron.lab.gathering import current, observations
+from ibnorm_megatron.lab.gathering import current, gather
 from ibnorm_megatron.lab.ledger import Ledger, latest
 from ibnorm_megatron.lab.locks import holder
 from ibnorm_megatron.lab.runner import Share, run_study
@@ -94,7 +94,7 @@ def test_every_trial_is_trained_once_and_recorded(tmp_path: Path, prepared: Path
     before = Ledger(study.folder).path.read_bytes()
     assert "started" not in _run(study)  # nothing is left
     assert Ledger(study.folder).path.read_bytes() == before
-    found = observations(study, entries)
+    found = gather(study, entries).observations
     assert len(found) == 6
     assert {(one.loss, one.failure, one.tokens, one.flops) for one in found} == {
         (4.0, "", 12800, study.flops(entries[0].trial))
@@ -115,7 +115,7 @@ def test_diverged_runs_are_results_and_failed_ones_are_tried_again(tmp_path: Pat
     assert [entry.status for entry in by_arm["log"]] == ["failed", "failed"]
     assert by_arm["log"][0].reason == "exit code 1: MemoryError: no more"
     assert "failed main-log" in said
-    found = {one.arm: one for one in observations(study, entries)}
+    found = {one.arm: one for one in gather(study, entries).observations}
     assert found["identity"].loss != found["identity"].loss
     assert found["identity"].failure.startswith("diverged: the loss of step 3")
     assert found["log"].failure == "failed: exit code 1: MemoryError: no more"
@@ -123,7 +123,7 @@ def test_diverged_runs_are_results_and_failed_ones_are_tried_again(tmp_path: Pat
     assert "started" not in _run(study)
     fates()
     assert "complete main-log" in _run(study, retry_failed=True)  # after a mend
-    assert {one.arm: one.failure == "" for one in observations(study, Ledger(study.folder).read())} == {
+    assert {one.arm: one.failure == "" for one in gather(study, Ledger(study.folder).read()).observations} == {
         "layernorm": True,
         "identity": False,
         "log": True,
@@ -179,12 +179,35 @@ def test_a_run_that_ended_while_nobody_looked_is_recorded_without_training(tmp_p
     assert all(len(starts) == 1 for starts in _starts(study).values())
 
 
+def test_a_run_with_another_config_than_it_was_given_is_no_result(tmp_path: Path, prepared: Path, fates: Fates) -> None:
+    study = loaded(pretended(tmp_path, prepared, launcher={"attempts": 1}))
+    fates(log="other")
+    _run(study)
+    by_arm = {entry.trial.arm: entry for entry in Ledger(study.folder).read()}
+    assert by_arm["layernorm"].status == by_arm["identity"].status == "complete"
+    assert by_arm["log"].status == "failed" and by_arm["log"].loss is None
+    assert by_arm["log"].reason == (
+        "it was trained with another config than the study's: train.weight_decay is 0.5 and was to be 0.1; launcher.command "
+        "has to hand {config} on as it is"
+    )
+
+
+def test_an_arm_that_was_renamed_is_trained_again_and_counted(tmp_path: Path, prepared: Path) -> None:
+    _run(loaded(pretended(tmp_path, prepared)))
+    arms = {"layernorm": "layernorm", "identity": "ibnorm_identity", "logarithm": "ibnorm_log"}
+    renamed = loaded(pretended(tmp_path, prepared, arms=arms))
+    said = _run(renamed)
+    assert said.count("started main-") == said.count("started main-logarithm") == 1
+    entries = Ledger(renamed.folder).read()
+    assert (len(entries), len(gather(renamed, current(renamed, entries)).observations)) == (4, 3)
+
+
 def test_what_a_changed_study_no_longer_asks_for_stays_and_is_not_counted(tmp_path: Path, prepared: Path) -> None:
     study = loaded(pretended(tmp_path, prepared))
     _run(study)
     changed = loaded(pretended(tmp_path, prepared, batch_tokens=1024))
     entries = Ledger(changed.folder).read()
-    assert (len(entries), current(changed, entries), observations(changed, entries)) == (3, [], [])
+    assert (len(entries), current(changed, entries), gather(changed, entries).observations) == (3, [], ())
     fewer = loaded(pretended(tmp_path, prepared, arms={"layernorm": "layernorm", "identity": "ibnorm_identity"}))
     assert {entry.trial.arm for entry in current(fewer, entries)} == {"layernorm", "identity"}
 

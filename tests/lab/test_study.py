@@ -62,6 +62,21 @@ def refused(path: Path, *overrides: str) -> list[str]:
         ({"transfer": {"check_factors": [1.0]}}, "transfer.check_factors is [1.0]: 1 is the transferred rate, which is run"),
         ({"horizons": [0.001, 20]}, "horizons is 0.001: at s it is 1 steps of 32 tokens; give longer ones, a larger size"),
         ({"horizons": [5, 5.0001]}, "horizons is 5: at s its decay begins at the step at which that of 5.0001 does; give"),
+        ({"horizons": [5, 1e300]}, "horizons.1 is 1e+300: input should be less than or equal to 1000000; give it such"),
+        (
+            {"tuning": {"horizon": 1e-9}},
+            "tuning.horizon is 1e-09: at s it is 1 steps of 32 tokens; give a longer one, a larger",
+        ),
+        ({"tuning": {"seeds": [-1, 7]}}, "tuning.seeds.0 is -1: input should be greater than or equal to 0; give it such a"),
+        ({"tuning": {"seeds": [7, 7]}}, "tuning.seeds is [7, 7]: one of them is there twice; give each once."),
+        ({"transfer": {"check_seeds": [1, 1]}}, "transfer.check_seeds is [1, 1]: one of them is there twice; give each once."),
+        (
+            {"transfer": {"check_factors": [0.5, 2, 2]}},
+            "transfer.check_factors is [0.5, 2.0, 2.0]: one of them is there twice;",
+        ),
+        ({"transfer": {"check_factors": [0.5, 1e9]}}, "transfer.check_factors.1 is 1000000000.0: input should be less than or"),
+        ({"launcher": {"command": ["train"]}}, "launcher.command is ['train']: no word of it holds {config}, so no run would"),
+        ({"name": ".."}, "name is '..': string should match pattern"),
         ({"base": "nowhere.yaml"}, "the config file is nowhere.yaml: it cannot be read (No such file or directory); give the"),
         (
             {"overrides": ["data.path=nowhere"]},
@@ -111,6 +126,8 @@ def test_a_bad_size_is_named(tmp_path: Path) -> None:
     said = refused(write(tmp_path, {"sizes": {"l": {**size, "num_attention_heads": 3}}}))
     assert "sizes.l.num_attention_heads is 3: its heads are 32 wide and those of the tuned size 16" in said[0]
     assert said[0].endswith("set it to 6, or choose another transfer.rule.") and len(said) == 1
+    said = refused(write(tmp_path, {"sizes": {"l": {**size, "hidden_size": 1}}}))
+    assert said == ["model of size l is set so: hidden_size 1 is not divisible by num_attention_heads 5; change one of them."]
     small = {"num_layers": 1, "hidden_size": 16, "num_attention_heads": 1, "ffn_hidden_size": 32}
     said = refused(write(tmp_path, {"sizes": {"l": small}}))
     assert "sizes is l: it has 2,560 parameters, and m before it 100,352; name the smallest first." in said

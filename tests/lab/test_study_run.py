@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ibnorm_megatron.cli import main
-from ibnorm_megatron.lab.gathering import observations
+from ibnorm_megatron.lab.gathering import gather
 from ibnorm_megatron.lab.ledger import Ledger, latest
 from ibnorm_megatron.lab.locks import holder
 from ibnorm_megatron.lab.matching import check
@@ -102,7 +102,7 @@ def test_trunks_keep_their_last_state_only(killed: tuple[Path, Study]) -> None:
 
 def test_observations_are_the_ends_of_training(killed: tuple[Path, Study]) -> None:
     _, study = killed
-    found = observations(study, Ledger(study.folder).read())
+    found = gather(study, Ledger(study.folder).read()).observations
     assert {(one.arm, one.horizon) for one in found} == {
         (arm, horizon) for arm in study.config.arms for horizon in (10.0, 20.0)
     }

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ...errors import raise_if_any
+    from ...errors import Problem, UserError, raise_if_any
     from ...files import write_json
     from ...lab.costs import STATED_SPEED, calibrate, stated_speeds
     from ...lab.plan import make_plan
@@ -57,8 +57,12 @@ def execute(arguments: argparse.Namespace) -> None:
     plan = make_plan(study, speeds, at_once, arguments.seed_sd or SEED_SD)
     _print(console, plan, how, runs=arguments.runs)
     if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.json, {**plan.to_dict(), "times": how})
+        try:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            write_json(arguments.json, {**plan.to_dict(), "times": how})
+        except OSError as error:
+            why = f"it cannot be written ({error.strerror})"
+            raise UserError(Problem("--json", str(arguments.json), why, "give another path")) from None
         console.print(f"plan: {arguments.json}", markup=False)
     raise_if_any(plan.over_budget())
 

@@ -17,32 +17,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from ...errors import Problem, UserError
     from ...lab import report
-    from ...lab.analysis import analyze
-    from ...lab.design import due
-    from ...lab.gathering import current, gather
-    from ...lab.ledger import Ledger
-    from ...lab.matching import check
+    from ...lab.standpoint import standpoint
     from ...lab.study import load_study
 
     study = load_study(arguments.study, arguments.overrides)
-    entries = current(study, Ledger(study.folder).read())
-    found = gather(study, entries)
-    if not found.observations:
-        why = "its ledger has no run of the main stage yet"
+    found = standpoint(study)
+    if not found.entries:
+        why = f"no run of it as it stands now is in {study.folder}"
         raise UserError(Problem("the study", str(arguments.study), why, f"run it first: ibnorm lab run {arguments.study}"))
-    config = study.config
-    analysis = analyze(
-        found.observations,
-        baseline=config.baseline,
-        control=config.control,
-        equivalence=config.equivalence,
-        pending=found.pending,
-    )
-    matching = check(entries)
-    warnings = (*map(str, matching.problems), *matching.warnings, *analysis.warnings)
-    analysis = replace(analysis, warnings=warnings)
-    print(f"report: {report.write(analysis, study, entries, due(study, entries), arguments.out or study.folder)}")
+    written = report.write(found.analysis, study, found.entries, found.due, arguments.out or study.folder, found.notes)
+    print(f"report: {written}")

@@ -47,17 +47,20 @@ class Picture:
     png: bytes
 
 
-def paint(name: str, draw: Callable[[Paint], Figure], titles: Mapping[str, str]) -> Picture:
+def paint(name: str, draw: Callable[[Paint], Figure], titles: Mapping[str, str], stamp: str = "") -> Picture:
     """Draw for the page and for a file.
 
     Args:
         name: a word that is this picture's alone on the page.
         draw: makes the figure. Artists whose url is ``#anchor`` become links to that place of the page.
         titles: what is said of an anchor under the mouse.
+        stamp: what the file has to say of itself where it is seen without the page.
     """
     with _settings(LIGHT):
         file = io.BytesIO()
-        draw(Paint(LIGHT, narrow=False)).savefig(file, format="png", dpi=_DPI, facecolor=LIGHT["paper"])
+        figure = draw(Paint(LIGHT, narrow=False))
+        figure.text(0.995, 0.006, stamp, ha="right", va="bottom", fontsize=6.5, color=LIGHT["bad"])
+        figure.savefig(file, format="png", dpi=_DPI, facecolor=LIGHT["paper"])
     forms = {}
     with _settings(STAND_INS):
         for form, narrow in (("wide", False), ("narrow", True)):

@@ -46,7 +46,8 @@ def _shown(view: View, plan: Plan) -> Shown:
     missing = plan.lacks(view)
     if missing:
         return Shown(plan.name, "", "", None, missing)
-    picture = paint(plan.name, partial(plan.draw, view), view.titles)
+    stamp = f"interim: {view.progress}" if view.interim else ""
+    picture = paint(plan.name, partial(plan.draw, view), view.titles, stamp)
     return Shown(plan.name, plan.caption(view), plan.describe(view), picture, "")
 
 
@@ -76,7 +77,9 @@ def _forest_description(view: View) -> str:
 
 
 def _scaling_caption(view: View) -> str:
-    text = "A point is a run, a line goes through the means of a size over its lengths of training."
+    text = (
+        "A point is a run, a line goes through the means of a size over its lengths of training, and its band holds all seeds."
+    )
     dotted = f" Dotted: the fitted surface at {view.analysis.baseline}." if view.analysis.surface else ""
     return f"{text}{dotted} Arms that cover each other differ by less than this picture can show: the next one does."
 
@@ -143,7 +146,8 @@ _PLANS = (
         scaling.draw_difference,
         scaling.lacks_difference,
         lambda view: (
-            f"Loss minus that of {view.analysis.baseline}, paired by size, length and seed. Bands: Student’s 95 % interval."
+            f"Loss minus that of {view.analysis.baseline}, paired by size, length and seed; a line is a size. Bands: Student’s "
+            "95 % interval, where there are two pairs or more."
         ),
         _difference_description,
     ),
@@ -153,7 +157,7 @@ _PLANS = (
         multipliers.lacks,
         lambda view: (
             "Bands: 95 % intervals of the cluster bootstrap. Hatched: extrapolation, which no run has seen. Grey: the "
-            "margin of equivalence. Ticks at the bottom: each size’s longest run."
+            "margin of equivalence. Ticks at the bottom: each size, at its longest run."
         ),
         _multiplier_description,
     ),
@@ -171,7 +175,10 @@ _PLANS = (
         "strength",
         tuning.draw_strength,
         tuning.lacks_strength,
-        lambda view: "Validation loss over lambda at the arm’s best learning rate. Dashed: the norm’s own lambda.",
+        lambda view: (
+            "Validation loss over lambda at the arm’s best learning rate of the grid. Ringed, or a dashed line: the norm’s own "
+            "lambda, with which the grid was tried."
+        ),
         _strength_description,
     ),
     Plan(
@@ -179,7 +186,8 @@ _PLANS = (
         tuning.draw_realised,
         tuning.lacks_realised,
         lambda view: (
-            "The same trials over the ratio of the activations’ spread to lambda that came of it, mean over norm sites."
+            "The same trials over the ratio of the activations’ spread to lambda that came of it, mean over norm sites. "
+            "Ringed: the norm’s own lambda."
         ),
         _strength_description,
     ),

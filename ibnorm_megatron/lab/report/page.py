@@ -14,14 +14,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ... import __version__
 from ...errors import Problem, RunFailure
 from ...files import replacing, write_text
+from ..notes import NONE, Notes
 from ..results import Analysis, Estimate
 from ..tables import write_analysis
 from ..trials import Entry
-from . import claims, figures, provenance, records, tables, words
+from . import claims, figures, provenance, records, tables, transfer, words
 from .style import DARK, LIGHT
 from .view import DueLike, Run, StudyLike, View
 
 _HERE = Path(__file__).parent
+
+#: Sentences of one kind that are shown; the others are counted.
+_MOST = 8
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,14 @@ class Scale:
     what: str
 
 
-def write(analysis: Analysis, study: StudyLike | None, entries: Sequence[Entry], due: DueLike | None, folder: Path) -> Path:
+def write(
+    analysis: Analysis,
+    study: StudyLike | None,
+    entries: Sequence[Entry],
+    due: DueLike | None,
+    folder: Path,
+    notes: Notes = NONE,
+) -> Path:
     """Write ``folder/report/``: index.html, a PNG of every picture, analysis.json and observations.csv.
 
     Args:
@@ -53,6 +64,7 @@ def write(analysis: Analysis, study: StudyLike | None, entries: Sequence[Entry],
         entries: the ledger's, in its order.
         due: what tuning has chosen and whether anything is left to run, where that is known.
         folder: of the study, or any other.
+        notes: what else a reader has to know.
 
     Returns:
         The path of index.html.
@@ -60,7 +72,7 @@ def write(analysis: Analysis, study: StudyLike | None, entries: Sequence[Entry],
     Raises:
         RunFailure: the folder cannot be written.
     """
-    view = View(analysis, study, tuple(entries), due)
+    view = View(analysis, study, tuple(entries), due, notes)
     place = folder / "report"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -94,6 +106,7 @@ def _render(view: View, shown: dict[str, figures.Shown], place: Path) -> str:
         counts=_counts(view),
         red=_red(view),
         unfinished=_unfinished(view),
+        warnings=[*_warnings(view), *transfer.remark(view)],
         scale=_scale(view),
         figures=shown,
         tables={
@@ -118,6 +131,7 @@ def _render(view: View, shown: dict[str, figures.Shown], place: Path) -> str:
         groups=[(arm, tables.anchor_of_arm(view, arm), list(tables.runs_of(view, arm))) for arm in view.arms],
         link=lambda run: _link(view, run, place),
         words=words,
+        few=_few,
         style=style.replace("/* LIGHT */", _variables(LIGHT)).replace("/* DARK */", _variables(DARK)),
         version=__version__,
     )
@@ -129,12 +143,13 @@ def _variables(colours: Any) -> str:
 
 def _summary(view: View) -> str:
     """What was compared, in a sentence."""
-    observations = view.analysis.observations
-    sizes = f"{words.plural(len(view.sizes), 'size')}" if view.sizes else "no size"
-    if view.sizes:
-        ends = [words.count(number) for number in (min(view.sizes.values()), max(view.sizes.values()))]
-        sizes += f" from {ends[0]} to {ends[1]} parameters" if len(view.sizes) > 1 else f" of {ends[0]} parameters"
-    seeds = words.plural(len({each.seed for each in observations}), "seed")
+    known = {name: recipe.parameters for name, recipe in view.study.recipes.items()} if view.study else view.sizes
+    sizes = words.plural(len(known), "size") if known else "no size"
+    if known:
+        ends = [words.count(number) for number in (min(known.values()), max(known.values()))]
+        sizes += f" from {ends[0]} to {ends[1]} parameters" if len(known) > 1 else f" of {ends[0]} parameters"
+    of_all = view.study.config.seeds if view.study else {each.seed for each in view.analysis.observations}
+    seeds = words.plural(len(of_all), "seed")
     norms, runs = words.plural(len(view.compared), "norm"), words.plural(len(view.runs), "run")
     return f"{norms} against {view.analysis.baseline}, {sizes}, {seeds}, {runs}."
 
@@ -151,14 +166,36 @@ def _red(view: View) -> list[tuple[str, str]]:
     return list(dict.fromkeys((name, sentence) for name, sentence in ways))
 
 
+def _few(sentences: Sequence[str]) -> list[str]:
+    """The first of many sentences of one kind, and how many there are."""
+    rest = len(sentences) - _MOST
+    return [*sentences[:_MOST], *([f"{rest:,} more of this kind."] if rest > 0 else [])]
+
+
+def _warnings(view: View) -> list[str]:
+    """What to know of the numbers; what is said of single runs stands in the table of those without a loss as well."""
+    single = [text for text in view.analysis.warnings if " has no loss at size " in text]
+    return [text for text in view.analysis.warnings if text not in single] + _few(single)
+
+
 def _unfinished(view: View) -> str:
-    """What is left to run, or an empty text."""
-    if view.due is None or view.due.finished:
+    """How much is left to run, or an empty text."""
+    if not view.interim:
         return ""
-    done = sum(not run.superseded for run in view.runs)
-    return (
-        f"Not finished: {done:,} of about {words.plural(view.due.total_estimate, 'run')} have ended. Verdicts may still change."
-    )
+    parts = [f"Not finished: {view.progress} have ended{_of_main(view)}."]
+    if view.analysis.verdicts:
+        parts.append("All of it may still change.")
+    return " ".join(parts)
+
+
+def _of_main(view: View) -> str:
+    """How many ends of the main stage are there, which alone are compared."""
+    if not view.study:
+        return ""
+    config = view.study.config
+    all_of_it = len(config.arms) * len(config.sizes) * len(config.horizons) * len(config.seeds)
+    ended = sum(run.stage == "main" and not run.superseded and run.status != "failed" for run in view.runs)
+    return f", {ended:,} of {all_of_it:,} of those that are compared"
 
 
 def _scale(view: View) -> Scale:
@@ -172,7 +209,8 @@ def _scale(view: View) -> Scale:
         pairs = {arm: pair for arm in view.compared if (pair := view.together(arm))}
         found = {arm: Estimate(-pair.by_t.value, -pair.by_t.high, -pair.by_t.low) for arm, pair in pairs.items()}
         said = {arm: f"{words.with_interval(pair.by_t, sign=True)} nats" for arm, pair in pairs.items()}
-        zone, what = max((pair.margin for pair in pairs.values() if math.isfinite(pair.margin)), default=0.0), "loss lowered"
+        zone = max((pair.margin for pair in pairs.values() if math.isfinite(pair.margin)), default=0.0)
+        what = f"loss minus that of {view.analysis.baseline}"
     finite = [end for each in found.values() for end in _ends(each) if math.isfinite(end)]
     reach = 1.08 * max([abs(end) for end in finite] + [1.5 * zone, 1e-9])
 

@@ -30,7 +30,10 @@ def facts(view: View) -> list[tuple[str, str]]:
     """Names and values; where runs differ, every value with how many runs have it."""
     found = []
     if view.study:
-        found.append(("study", str(view.study.path)))
+        found.append(("study", view.study.path.name if view.study.path.is_absolute() else str(view.study.path)))
+        given = [text for text in view.study.overrides if not text.startswith(("dir=", "launcher."))]
+        if given:
+            found.append(("overrides", ", ".join(map(printable, given))))
     for name, of in _FACTS.items():
         values = Counter(_said(value) for entry in view.entries if (value := of(entry.matching)) is not None)
         several = len(values) > 1
@@ -41,14 +44,22 @@ def facts(view: View) -> list[tuple[str, str]]:
     if times:
         found.append(("time", f"{_minute(min(start for start, _ in times))} to {_minute(max(end for _, end in times))} UTC"))
     if view.entries:
-        flops = sum(entry.flops for entry in view.entries)
-        found.append(
-            (
-                "compute",
-                f"{words.power(flops)} FLOPs in {words.plural(len(view.entries), 'run')}; branches count their trunk's part",
-            )
-        )
+        found.append(("compute", _compute(view)))
+    if view.notes.records:
+        found.append(("records", view.notes.records))
     return found
+
+
+def _compute(view: View) -> str:
+    """FLOPs of what was trained: of a branch what comes after its trunk, of a run that ended early what it came to."""
+    runs, flops = [run for run in view.runs if run.trial and not run.superseded], 0.0
+    for run in runs:
+        recipe = view.study.recipes.get(run.size) if view.study else None
+        if recipe and run.trial:
+            horizon = run.trial.horizon
+            shared = recipe.decay_begins(horizon) * recipe.batch_tokens if run.trial.trunk is not None else 0
+            flops += run.flops * min(1.0, max(0, run.tokens - shared) / recipe.tokens(horizon))
+    return f"{words.power(flops)} FLOPs in {words.plural(len(runs), 'run')}; what a branch shares with its trunk counts once"
 
 
 def _said(value: Any) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from ..results import Multiplier, Paired
-from . import words
+from ..results import Multiplier, Observation, Paired
+from . import transfer, words
 from .pictures import cost, forest, stability, tuning
 from .style import Look
 from .view import REALISED, Run, View
@@ -18,7 +18,8 @@ from .view import REALISED, Run, View
 class Cell:
     """What stands in a table: a text, what a click on it leads to, and what the mouse is told.
 
-    ``tone`` is a class of the style sheet; ``look`` puts an arm's marker in front.
+    ``tone`` is a class of the style sheet; ``look`` puts an arm's marker in front; ``links`` are further texts, each
+    with what a click on it leads to and what the mouse is told.
     """
 
     text: str
@@ -26,6 +27,7 @@ class Cell:
     title: str = ""
     tone: str = ""
     look: Look | None = None
+    links: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def losses(view: View) -> Table | None:
                 continue
             mean = sum(good) / len(good) if good else math.nan
             spread = max(good) - min(good) if good else math.nan
-            low = min(found, key=lambda each: each.loss if math.isfinite(each.loss) else math.inf)
+            by_seed = sorted(found, key=lambda each: each.seed)
             rows.append(
                 (
                     arm_cell(view, arm),
@@ -142,12 +144,20 @@ def losses(view: View) -> Table | None:
                     Cell(words.count(tokens)),
                     Cell(words.power(found[0].flops)),
                     Cell(words.loss(mean)),
-                    Cell(words.loss(spread), f"#{view.anchor_of(low)}", "leads to the run of the lowest loss"),
+                    Cell(words.loss(spread)),
+                    Cell(
+                        "",
+                        links=tuple((_end(each), f"#{view.anchor_of(each)}", f"seed {each.seed}") for each in by_seed),
+                    ),
                     Cell(f"{len(good)} of {len(found)}", tone="" if len(good) == len(found) else "bad"),
                 )
             )
-    columns = ("<arm", "<size", "tokens", "FLOPs", "mean loss", "largest minus smallest", "complete")
+    columns = ("<arm", "<size", "tokens", "FLOPs", "mean loss", "largest minus smallest", "<seed by seed", "complete")
     return Table("Validation loss at the end of training, nats a token", columns, tuple(rows))
+
+
+def _end(observation: Observation) -> str:
+    return words.loss(observation.loss) if math.isfinite(observation.loss) else "none"
 
 
 def chosen(view: View) -> Table | None:
@@ -178,27 +188,21 @@ def chosen(view: View) -> Table | None:
 
 def checked(view: View) -> Table | None:
     """The learning rate's transfer: the largest size at other rates."""
-    rows = []
-    for arm in view.arms:
-        for run in sorted(view.of(arm, "check"), key=lambda run: run.trial.learning_rate if run.trial else 0):
-            same = [
-                other
-                for other in view.of(arm, "main")
-                if (other.size, other.seed, other.tokens) == (run.size, run.seed, run.tokens) and math.isfinite(other.loss)
-            ]
-            difference = run.loss - same[0].loss if same else math.nan
-            rows.append(
-                (
-                    arm_cell(view, arm),
-                    Cell(run.size),
-                    Cell(words.rate(run.trial.learning_rate if run.trial else None)),
-                    _loss_cell(run),
-                    Cell(words.difference(difference), tone="bad" if difference < 0 else ""),
-                )
-            )
-    columns = ("<arm", "<size", "learning rate", "loss", "above the transferred rate's")
+    rows = [
+        (
+            arm_cell(view, arm),
+            Cell(each.run.size),
+            Cell(words.rate(each.run.trial.learning_rate if each.run.trial else None)),
+            Cell(words.rate(each.factor)),
+            _loss_cell(each.run),
+            Cell(words.difference(each.difference), tone="bad" if each.difference < 0 else ""),
+        )
+        for arm in view.arms
+        for each in transfer.checked(view, arm)
+    ]
+    columns = ("<arm", "<size", "learning rate", "times the transferred", "loss", "above the transferred rate's")
     return (
-        Table("Whether the learning rate transferred: red where another rate was better", columns, tuple(rows))
+        Table("Whether the learning rate transferred to the largest size: red where another was better", columns, tuple(rows))
         if rows
         else None
     )
@@ -209,13 +213,13 @@ def strengths(view: View) -> Table | None:
     rows = [
         (
             arm_cell(view, arm),
-            Cell(words.rate(strength)),
+            Cell(f"{words.rate(strength)}{' (its own)' if run.trial and run.trial.strength is None else ''}"),
             Cell(words.rate(run.found(REALISED))),
             Cell(words.rate(run.trial.learning_rate if run.trial else None)),
             _loss_cell(run),
         )
         for arm in view.arms
-        for strength, runs in tuning.strengths(view, arm).items()
+        for strength, runs in tuning.strengths_and_own(view, arm).items()
         for run in runs
     ]
     columns = ("<arm", "lambda", "realised sigma / lambda", "learning rate", "loss")

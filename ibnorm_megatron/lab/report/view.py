@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..notes import NONE, Notes
 from ..results import Analysis, Estimate, Multiplier, Observation, Paired, Verdict
 from ..rules import Recipe
 from ..study import StudyConfig
@@ -35,6 +36,11 @@ class StudyLike(Protocol):
     @property
     def overridden(self) -> Sequence[tuple[str, str]]:
         """What is unfair in the design and was wanted all the same: names and sentences."""
+        ...
+
+    @property
+    def overrides(self) -> Sequence[str]:
+        """Fields that were given beside the study's file."""
         ...
 
     @property
@@ -121,6 +127,18 @@ class View:
     study: StudyLike | None
     entries: tuple[Entry, ...]
     due: DueLike | None
+    notes: Notes = NONE
+
+    @property
+    def interim(self) -> bool:
+        """Whether something is left to run, so that all of it may still change."""
+        return bool(self.notes.stuck) or (self.due is not None and not self.due.finished)
+
+    @property
+    def progress(self) -> str:
+        """How many runs have ended."""
+        done = sum(not run.superseded for run in self.runs)
+        return f"{done:,} of about {words.plural(self.due.total_estimate, 'run')}" if self.due else words.plural(done, "run")
 
     @cached_property
     def arms(self) -> tuple[str, ...]:

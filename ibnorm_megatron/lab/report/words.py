@@ -149,3 +149,11 @@ def listing(words: Sequence[str]) -> str:
 def plural(number: int, one: str, many: str = "") -> str:
     """1 run, 2 runs."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def constant(estimate: Estimate, digits: int = 3) -> str:
+    """A constant of the surface and its interval, or that it is not known: of one that may be a hundred times itself."""
+    ends = estimate.value, estimate.low, estimate.high
+    if not all(map(math.isfinite, ends)) or max(map(abs, ends)) > 100 * abs(estimate.value):
+        return f"{count(estimate.value)} (not known)"
+    return with_interval(estimate, digits)

@@ -65,6 +65,7 @@ class ExampleStudy:
     folder: Path
     recipes: dict[str, Recipe]
     overridden: tuple[tuple[str, str], ...] = (("unchecked_transfer", "the learning rate is not checked at the largest size"),)
+    overrides: tuple[str, ...] = ("seeds=[1, 2, 3]",)
 
 
 @dataclass(frozen=True)

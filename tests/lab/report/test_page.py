@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import html.parser
 import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ibnorm_megatron.errors import RunFailure
 from ibnorm_megatron.lab import report
-from ibnorm_megatron.lab.report import claims, words
+from ibnorm_megatron.lab.notes import Notes
+from ibnorm_megatron.lab.report import claims, provenance, transfer, words
+from ibnorm_megatron.lab.report.pictures.axes import apart, ratio_limits
 from ibnorm_megatron.lab.report.view import View
+from ibnorm_megatron.lab.results import Estimate
 
 from . import example
 from .conftest import EVIL, without_results
@@ -132,13 +137,73 @@ def test_what_is_missing_is_said(page: Path, young_page: Path, foreign_page: Pat
     assert "No surface could be fitted" in foreign["multiplier"]
     assert "throughput or memory was recorded" in foreign["cost"]
     assert "logged elsewhere" in foreign["method"] and "no surface: one horizon" in foreign["aside"]
-    assert "loss lowered −0.0173 (−0.0203 to −0.0142) nats" in foreign["verdict"]
+    assert "loss minus that of layernorm −0.0173 (−0.0203 to −0.0142) nats" in foreign["verdict"]
 
 
 def test_an_unfinished_study_says_so(page: Path, foreign_page: Path) -> None:
     text = read(page).sections["aside"]
     assert f"{len(example.entries())} of about 400 runs" in text and "an optimum is at the end of its grid" in text
     assert "Not finished" not in read(foreign_page).sections["aside"]
+
+
+def test_interim_is_said_wherever_the_page_is_seen_from(page: Path, foreign_page: Path) -> None:
+    text = page.read_text()
+    assert "<title>example: a comparison of norms (interim)</title>" in text and "Verdict so far" in text
+    assert "interim" not in foreign_page.read_text()[: foreign_page.read_text().index("<style>")]
+    finished = View(example.analysis(), None, tuple(example.entries()), example.due())
+    assert not finished.interim and replace(finished, notes=Notes(stuck="no disk")).interim
+
+
+def test_a_rate_that_did_not_transfer_is_said_before_the_verdicts(tmp_path: Path) -> None:
+    entries = example.entries()
+    number = next(n for n, each in enumerate(entries) if each.trial.stage == "check" and each.trial.arm == "rmsnorm")
+    assert list(transfer.remark(View(example.analysis(), None, tuple(entries), None))) == []
+    entries[number] = replace(entries[number], loss=entries[number].loss - 0.05)
+    view = View(example.analysis(), None, tuple(entries), None)
+    (said,) = transfer.remark(view)
+    assert said.startswith("At 1m a run at another learning rate than the transferred one ended lower: rmsnorm by 0.0")
+    assert "nats at 0.5 times the rate. By so much" in said
+    found = transfer.checked(view, "rmsnorm")
+    assert [round(each.factor, 6) for each in found] == [0.5, 2.0] and found[0].difference < 0 < found[1].difference
+
+
+def test_losses_lead_to_the_run_of_every_seed(page: Path) -> None:
+    text = page.read_text()
+    table = text[text.index("seed by seed") : text.index("Multiplier against compute</h2>")]
+    assert len(re.findall(r'<a href="#run-\d+" title="seed \d">', table)) == len(example.observations())
+    assert table.count(">none</a>") == sum(bool(each.failure) for each in example.observations())
+
+
+def test_compute_counts_once_what_branches_share(tmp_path: Path) -> None:
+    (trunk,) = [each for each in example.entries() if each.folder.endswith("main-layernorm-1m-20-1")]
+    branch = replace(trunk, key="b", folder="runs/b", trial=replace(trunk.trial, horizon=5.0, trunk=20.0))
+    study = example.study(tmp_path)
+    recipe = study.recipes["1m"]
+    trunk, branch = (
+        replace(e, tokens=recipe.tokens(e.trial.horizon), flops=6.0 * recipe.tokens(e.trial.horizon)) for e in (trunk, branch)
+    )
+    again = replace(trunk, status="failed", loss=None)
+    said = dict(provenance.facts(View(example.analysis(), study, (again, trunk, branch), None)))["compute"]
+    own = recipe.tokens(20) + recipe.tokens(5) - recipe.decay_begins(5) * recipe.batch_tokens
+    assert said.startswith(f"{words.power(6.0 * own)} FLOPs in 2 runs")
+
+
+def test_ticks_between_close_numbers_differ() -> None:
+    say = apart(2.31, 2.34)
+    assert len({say(2.31 + 0.005 * number) for number in range(7)}) == 7
+    assert apart(2.0, 4.0)(3.0) == "3"
+
+
+def test_multipliers_far_apart_have_a_logarithmic_axis_that_ends() -> None:
+    assert ratio_limits([0.98, 1.05])[2] is False
+    low, high, logarithmic = ratio_limits([0.99, 1.01, 0.001, 75.0])
+    assert logarithmic and 0.05 < low < 0.1 and 10 < high < 20
+
+
+def test_constants_that_nobody_knows_say_so() -> None:
+    assert words.constant(Estimate(1.1, 1.02, 1.19)) == "1.100 (1.020 to 1.190)"
+    assert words.constant(Estimate(23, 0, 3.7e15), 0) == "23 (not known)"
+    assert words.constant(Estimate(0.023, 0, math.inf)) == "0.023 (not known)"
 
 
 def test_numbers_for_programs(page: Path) -> None:

@@ -15,6 +15,9 @@ from .. import words
 from ..drawing import Paint
 from ..view import View
 
+#: Multipliers beyond which an axis does not go, and a ratio of its ends from which on it is logarithmic.
+_WIDEST, _LINEAR = 10.0, 3.0
+
 
 def log_axis(axis: Any, say: Callable[[float], str], ticks: int = 6) -> None:
     """A logarithmic axis: its ticks at powers of ten, or between them where it is short."""
@@ -23,8 +26,10 @@ def log_axis(axis: Any, say: Callable[[float], str], ticks: int = 6) -> None:
     if decades >= 2.3:
         step = max(1, math.ceil(decades / ticks))
         axis.set_major_locator(LogLocator(base=10.0**step if step > 1 else 10.0, numticks=20))
+    elif decades <= 0.5:
+        axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
     else:
-        between = (1, 1.5, 2, 3, 4, 5, 7) if decades <= 0.5 else (1, 2, 5) if ticks > 4 else (1, 3) if decades <= 1.2 else (1,)
+        between = (1, 2, 5) if ticks > 4 else (1, 3) if decades <= 1.2 else (1,)
         axis.set_major_locator(LogLocator(base=10.0, subs=between, numticks=20))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: say(value)))
@@ -36,6 +41,29 @@ def linear_axis(axis: Any, say: Callable[[float], str], ticks: int = 5) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: say(value)))
 
 
+def ratio_limits(ends: Iterable[float]) -> tuple[float, float, bool]:
+    """Ends of an axis of multipliers, and whether it is logarithmic: it is where they lie far apart.
+
+    An interval may leave it: one that goes beyond :data:`_WIDEST` says no more there than that nothing is known.
+    """
+    kept = [min(_WIDEST, max(1 / _WIDEST, end)) for end in ends]
+    low, high = min(kept), max(kept)
+    if high < _LINEAR * low:
+        return *widen(low, high), False
+    low, high = widen(math.log(low), math.log(high))
+    return math.exp(low), math.exp(high), True
+
+
+def ratio_axis(axis: Any, limits: tuple[float, float, bool], ticks: int) -> None:
+    """Ticks of an axis of multipliers, whose scale and ends are set."""
+    low, high, logarithmic = limits
+    if logarithmic:
+        places = [each for each in (0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= each <= high]
+        fixed_axis(axis, places, [ratio(each) for each in places])
+    else:
+        linear_axis(axis, ratio, ticks)
+
+
 def fixed_axis(axis: Any, places: Sequence[float], labels: Sequence[str]) -> None:
     """Ticks at given places and nowhere else."""
     axis.set_major_locator(FixedLocator(list(places)))
@@ -43,9 +71,16 @@ def fixed_axis(axis: Any, places: Sequence[float], labels: Sequence[str]) -> Non
     axis.set_ticklabels(list(labels))
 
 
+def apart(low: float, high: float) -> Callable[[float], str]:
+    """Says numbers between two ends with so many digits that ticks differ."""
+    digits = 3 if high <= low else max(3, 2 + math.ceil(math.log10(abs(high) / (high - low))))
+    return lambda value: f"{value:.{digits}g}"
+
+
 def flops(value: float) -> str:
-    """A power of ten of FLOPs."""
-    return words.power(value, 0)
+    """FLOPs as a power of ten, with one digit more where the tick is between whole ones."""
+    whole = math.isclose(float(f"{value:.0e}"), value, rel_tol=1e-6)
+    return words.power(value, 0 if whole else 1)
 
 
 def share(value: float) -> str:

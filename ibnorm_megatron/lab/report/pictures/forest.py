@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ...results import Estimate
 from ..drawing import Paint
 from ..view import View
-from .axes import fixed_axis, linear_axis, nats, ratio, widen
+from .axes import fixed_axis, linear_axis, nats, ratio_axis, ratio_limits, widen
 
 
 def lacks(view: View) -> str:
@@ -53,8 +53,12 @@ def _compute(view: View, paint: Paint, axes: Axes, arms: list[str]) -> None:
     _band(view, paint, axes, gains.get(view.analysis.control or ""))
     for end in (1 - margin, 1 + margin):
         axes.axvline(end, color=paint["soft"], linewidth=0.8, linestyle=(0, (4, 3)))
-    _rows(view, paint, axes, arms, {arm: [found] for arm, found in gains.items()}, zero=1.0, least=1.3 * margin)
-    linear_axis(axes.xaxis, ratio)
+    seen = [end for each in gains.values() for end in (each.low, each.high, each.value) if math.isfinite(end)]
+    limits = ratio_limits([1 - 1.3 * margin, 1 + 1.3 * margin, *seen])
+    if limits[2]:
+        axes.set_xscale("log")
+    _rows(view, paint, axes, arms, {arm: [found] for arm, found in gains.items()}, limits[:2], zero=1.0)
+    ratio_axis(axes.xaxis, limits, 5)
     axes.set(title="Compute multiplier", xlabel="times the compute; better →")
 
 
@@ -62,7 +66,9 @@ def _paired(view: View, paint: Paint, axes: Axes, arms: list[str]) -> None:
     found = {arm: pair for arm in arms if (pair := view.together(arm))}
     control = found.get(view.analysis.control or "")
     _band(view, paint, axes, control.by_t if control else None)
-    _rows(view, paint, axes, arms, {arm: [pair.by_t, pair.by_signs] for arm, pair in found.items()})
+    pairs = {arm: [pair.by_t, pair.by_signs] for arm, pair in found.items()}
+    ends = [end for each in pairs.values() for one in each for end in (one.low, one.high, one.value) if math.isfinite(end)]
+    _rows(view, paint, axes, arms, pairs, widen(min([0.0, *ends]), max([0.0, *ends])))
     axes.invert_xaxis()
     linear_axis(axes.xaxis, nats, 4)
     axes.set(title="Loss, paired by seed", xlabel="nats a token from the baseline's; better →")
@@ -74,12 +80,11 @@ def _rows(
     axes: Axes,
     arms: list[str],
     found: dict[str, list[Estimate]],
+    limits: tuple[float, float],
     zero: float = 0.0,
-    least: float = 0.0,
 ) -> None:
-    """A line and a mark an arm; a second interval is a thin line below. What is infinite ends at the panel's edge."""
-    ends = [end for each in found.values() for one in each for end in (one.low, one.high, one.value) if math.isfinite(end)]
-    low, high = widen(min([zero - least, *ends]), max([zero + least, *ends]))
+    """A line and a mark an arm; a second interval is a thin line below. What goes beyond the panel ends at its edge."""
+    low, high = limits
     axes.axvline(zero, color=paint["ink"], linewidth=0.8)
     for place, arm in enumerate(arms):
         look = view.looks[arm]

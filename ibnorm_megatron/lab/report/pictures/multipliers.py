@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ...results import Estimate
 from ..drawing import Paint
 from ..view import View
-from .axes import flops, linear_axis, log_axis, panels, ratio, widen
+from .axes import flops, log_axis, panels, ratio_axis, ratio_limits
 
 
 def lacks(view: View) -> str:
@@ -24,7 +24,8 @@ def draw(view: View, paint: Paint) -> Figure:
     figure = paint.figure(1.6 * math.ceil(len(found) / columns) + 0.35)
     seen = [end for each in found for at in each.at for end in _ends(at.multiplier, at.extrapolated)]
     margin = view.analysis.equivalence
-    low, high = widen(min([1 - 1.2 * margin, *seen]), max([1 + 1.2 * margin, *seen]))
+    limits = ratio_limits([1 - 1.2 * margin, 1 + 1.2 * margin, *seen])
+    low, high, logarithmic = limits
     largest = {
         size: max((run.flops for run in view.analysis.observations if run.size == size), default=math.nan)
         for size in view.sizes
@@ -60,10 +61,22 @@ def draw(view: View, paint: Paint) -> Figure:
             markersize=6,
             transform=axes.get_xaxis_transform(),
         )
-        axes.set(xscale="log", ylim=(low, high))
+        for size, compute_of_it in largest.items():
+            if math.isfinite(compute_of_it):
+                axes.annotate(
+                    size,
+                    (compute_of_it, 0.06),
+                    xycoords=axes.get_xaxis_transform(),
+                    rotation=90,
+                    ha="center",
+                    va="bottom",
+                    fontsize=7,
+                    color=paint["soft"],
+                )
+        axes.set(xscale="log", yscale="log" if logarithmic else "linear", ylim=(low, high))
         axes.set_title(f"{look.glyph} {each.arm}", fontsize=7.5)
         log_axis(axes.xaxis, flops, 3)
-        linear_axis(axes.yaxis, ratio, 4)
+        ratio_axis(axes.yaxis, limits, 4)
     figure.supxlabel("training compute, FLOPs", fontsize=8, color=paint["soft"])
     figure.supylabel("compute multiplier; better ↑", fontsize=8, color=paint["soft"])
     return figure

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ...results import Surface
 from ..drawing import Paint
 from ..view import View
-from .axes import flops, key, linear_axis, log_axis, nats, panels, widen
+from .axes import apart, flops, key, linear_axis, log_axis, nats, panels, widen
 
 
 def lacks(view: View) -> str:
@@ -28,7 +28,7 @@ def lacks_difference(view: View) -> str:
 
 
 def draw(view: View, paint: Paint) -> Figure:
-    """A point a run, a line through the means of every size; the fitted surface behind."""
+    """A point a run, a line through the means of every size and a band that holds its seeds; the fitted surface behind."""
     figure = paint.figure(3.7 if paint.narrow else 3.9)
     axes = figure.subplots()
     drawn = set()
@@ -59,11 +59,13 @@ def draw(view: View, paint: Paint) -> Figure:
                 means[each.tokens].append((each.flops, each.loss))
             line = sorted(np.mean(near, axis=0).tolist() for near in means.values())
             axes.plot(*zip(*line, strict=True), color=paint[look.role], linewidth=1, alpha=0.8)
+            ends = sorted((near[0][0], min(loss for _, loss in near), max(loss for _, loss in near)) for near in means.values())
+            axes.fill_between(*zip(*ends, strict=True), color=paint[look.role], alpha=0.18, linewidth=0)
     if view.analysis.surface:
         _surface(view, view.analysis.surface, paint, axes)
     axes.set(xscale="log", yscale="log", xlabel="training compute, FLOPs", ylabel="validation loss, nats a token")
     log_axis(axes.xaxis, flops, 4 if paint.narrow else 6)
-    log_axis(axes.yaxis, lambda value: f"{value:.3g}")
+    log_axis(axes.yaxis, apart(*sorted(axes.get_ylim())))
     for size in view.sizes:
         near = [each for each in view.analysis.observations if each.size == size and math.isfinite(each.loss)]
         if near:
@@ -76,21 +78,27 @@ def draw(view: View, paint: Paint) -> Figure:
 
 
 def draw_difference(view: View, paint: Paint) -> Figure:
-    """A panel an arm: the mean difference from the baseline at every size and horizon, with Student's interval as a band."""
+    """A panel an arm, a line a size: the mean difference from the baseline at every horizon, Student's interval as a band."""
     arms = [arm for arm in view.compared if view.cells(arm)]
     columns = min(len(arms), 2 if paint.narrow else 3)
     figure = paint.figure(1.55 * math.ceil(len(arms) / columns) + 0.35)
     bands = {arm: _cells(view, arm) for arm in arms}
-    ends = [end for found in bands.values() for cell in found for end in cell[1:] if math.isfinite(end)]
+    ends = [end for found in bands.values() for cell in found for end in cell[2:] if math.isfinite(end)]
     low, high = widen(min([0.0, *ends]), max([0.0, *ends]))
     for axes, arm in zip(panels(figure, len(arms), columns), arms, strict=True):
         look = view.looks[arm]
-        compute, mean, lower, upper = (np.array(column) for column in zip(*bands[arm], strict=True))
         axes.axhline(0, color=paint["ink"], linewidth=0.8)
-        axes.fill_between(
-            compute, np.clip(lower, low, high), np.clip(upper, low, high), color=paint[look.role], alpha=0.22, linewidth=0
-        )
-        axes.plot(compute, mean, color=paint[look.role], marker=look.marker, markersize=4.5)
+        for size in view.sizes:
+            of_size = [cell[1:] for cell in bands[arm] if cell[0] == size]
+            if not of_size:
+                continue
+            compute, mean, lower, upper = (np.array(column) for column in zip(*of_size, strict=True))
+            axes.fill_between(
+                compute, np.clip(lower, low, high), np.clip(upper, low, high), color=paint[look.role], alpha=0.22, linewidth=0
+            )
+            if len(compute) == 1:  # a band of one end has no width
+                axes.vlines(compute, np.clip(lower, low, high), np.clip(upper, low, high), color=paint[look.role], alpha=0.4)
+            axes.plot(compute, mean, color=paint[look.role], marker=look.marker, markersize=4.5)
         axes.set(xscale="log", ylim=(low, high))
         axes.set_title(arm, fontsize=7.5)
         log_axis(axes.xaxis, flops, 3)
@@ -100,15 +108,13 @@ def draw_difference(view: View, paint: Paint) -> Figure:
     return figure
 
 
-def _cells(view: View, arm: str) -> list[tuple[float, float, float, float]]:
-    """Compute, mean difference and its interval, by compute; open where one pair alone gives no interval."""
+def _cells(view: View, arm: str) -> list[tuple[str, float, float, float, float]]:
+    """Size, compute, mean difference and its interval, by compute; no interval (NaN) where there is one pair alone."""
     found = []
     for cell in view.cells(arm):
-        low, high = (
-            end if not math.isnan(end) else side for end, side in ((cell.by_t.low, -math.inf), (cell.by_t.high, math.inf))
-        )
-        found.append((view.flops_of(cell), cell.by_t.value, low, high))
-    return sorted(each for each in found if math.isfinite(each[0]) and math.isfinite(each[1]))
+        low, high = (end if math.isfinite(end) else math.nan for end in (cell.by_t.low, cell.by_t.high))
+        found.append((cell.size or "", view.flops_of(cell), cell.by_t.value, low, high))
+    return sorted((each for each in found if math.isfinite(each[1]) and math.isfinite(each[2])), key=lambda each: each[1])
 
 
 def _surface(view: View, fit: Surface, paint: Paint, axes: Axes) -> None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ...arms import own_lambdas
 from .. import words
 from ..drawing import Paint
 from ..view import REALISED, Run, View
@@ -54,6 +55,27 @@ def strengths(view: View, arm: str) -> dict[float, list[Run]]:
     for run in view.of(arm, "tune", "further"):
         if run.trial and run.trial.strength is not None:
             found[run.trial.strength].append(run)
+    return dict(sorted(found.items()))
+
+
+def own(view: View, arm: str) -> list[Run]:
+    """Trials with the norm's own lambda at the rates at which others were tried."""
+    rates = {run.trial.learning_rate for runs in strengths(view, arm).values() for run in runs if run.trial}
+    return [run for rate, runs in cells(view, arm).items() if rate in rates for run in runs]
+
+
+def own_lambda(view: View, arm: str) -> float | None:
+    """The lambda that an arm's norm has by itself, where there is one."""
+    given = view.study.config.arms.get(arm) if view.study else None
+    found = own_lambdas(given.norm) if given else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def strengths_and_own(view: View, arm: str) -> dict[float, list[Run]]:
+    """Trials of lambda, those with the norm's own among them where it is known."""
+    found, known = strengths(view, arm), own_lambda(view, arm)
+    if found and known is not None and (runs := own(view, arm)):
+        found[known] = runs
     return dict(sorted(found.items()))
 
 
@@ -120,12 +142,10 @@ def draw_strength(view: View, paint: Paint) -> Figure:
     axes = figure.subplots()
     arms = [arm for arm in view.arms if strengths(view, arm)]
     for arm in arms:
-        found = strengths(view, arm)
-        points = [(strength, mean_loss(runs), f"#{runs[0].anchor}") for strength, runs in found.items()]
-        _line(view, paint, axes, arm, points)
-        rates = {run.trial.learning_rate for runs in found.values() for run in runs if run.trial}
-        own = [loss for rate, runs in cells(view, arm).items() if rate in rates and math.isfinite(loss := mean_loss(runs))]
-        for loss in own:
+        points = [(strength, mean_loss(runs), f"#{runs[0].anchor}") for strength, runs in strengths_and_own(view, arm).items()]
+        known, loss = own_lambda(view, arm), mean_loss(own(view, arm))
+        _line(view, paint, axes, arm, points, {known} if known is not None else set())
+        if known is None and math.isfinite(loss):
             axes.axhline(loss, color=paint[view.looks[arm].role], linewidth=0.8, linestyle=(0, (3, 3)), alpha=0.8)
     _finish(figure, axes, "lambda")
     return figure
@@ -136,14 +156,15 @@ def draw_realised(view: View, paint: Paint) -> Figure:
     figure = paint.figure(2.7)
     axes = figure.subplots()
     for arm in view.arms:
-        runs = [run for found in strengths(view, arm).values() for run in found]
+        runs = [*(run for found in strengths(view, arm).values() for run in found), *own(view, arm)]
         runs = [run for run in runs if math.isfinite(run.found(REALISED)) and math.isfinite(run.loss)]
-        _line(view, paint, axes, arm, sorted((run.found(REALISED), run.loss, f"#{run.anchor}") for run in runs))
+        ringed = {run.found(REALISED) for run in runs if run.trial and run.trial.strength is None}
+        _line(view, paint, axes, arm, sorted((run.found(REALISED), run.loss, f"#{run.anchor}") for run in runs), ringed)
     _finish(figure, axes, "realised sigma / lambda")
     return figure
 
 
-def _line(view: View, paint: Paint, axes: Axes, arm: str, points: list[tuple[float, float, str]]) -> None:
+def _line(view: View, paint: Paint, axes: Axes, arm: str, points: list[tuple[float, float, str]], ringed: set[float]) -> None:
     points = [point for point in points if math.isfinite(point[1])]
     if not points:
         return
@@ -151,6 +172,10 @@ def _line(view: View, paint: Paint, axes: Axes, arm: str, points: list[tuple[flo
     x, y, urls = zip(*points, strict=True)
     axes.plot(x, y, color=paint[look.role], linewidth=1.2)
     axes.scatter(x, y, color=paint[look.role], marker=look.marker, s=30, linewidths=0, label=arm, zorder=3, urls=urls)
+    rings = [point for point in points if point[0] in ringed]
+    if rings:
+        x, y, _ = zip(*rings, strict=True)
+        axes.scatter(x, y, s=95, facecolors="none", edgecolors=paint[look.role], linewidths=1.1, zorder=3)
 
 
 def _finish(figure: Figure, axes: Axes, label: str) -> None:
