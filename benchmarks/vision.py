@@ -57,9 +57,9 @@ class Settings:
     train: int = 2000
     validation: int = 1000
     test: int = 2000
-    epochs: int = 3
+    epochs: int = 4
     batch: int = 50
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2, 1e-1)
     tuning_seeds: int = 2
     seeds: int = 5
     weight_decay: float = 0.05

@@ -139,14 +139,14 @@ def write_page(lines: Lines, settings: dict[str, Any], path: Path) -> None:
     """The page: conditions, sentences, picture, tables."""
     runs = [*lines["tuning"], *lines["compared"]]
     seconds = sum(run["seconds"] for run in runs)
+    given = {**settings, "runs": len(runs), "minutes": seconds / 60}
     method = (
-        f"{len(runs)} runs, {seconds / 60:.1f} minutes of one core; {settings['train']:,} training images, "
-        f"{settings['epochs']} epochs in batches of {settings['batch']}, AdamW with weight decay {settings['weight_decay']}, "
-        f"warm-up over {settings['warmup']:.0%} of the steps, cosine to 0, gradients clipped at {settings['clip']:g}; learning rate by the "
-        f"mean loss on {settings['validation']:,} validation images over {settings['tuning_seeds']} seeds that are not compared; "
-        f"{settings['seeds']} paired seeds, {settings['test']:,} test images; differences with Student's 95 % intervals, "
-        "Holm's correction over the three compressions of a model; lambda is 1 everywhere and not tuned"
-    )
+        "{runs} runs, {minutes:.1f} minutes of one core; {train:,} training images, {epochs} epochs in batches of {batch}, "
+        "AdamW with weight decay {weight_decay}, warm-up over {warmup:.0%} of the steps, cosine to 0, gradients clipped at "
+        "{clip:g}; learning rate by mean loss on {validation:,} validation images over {tuning_seeds} seeds that are not "
+        "compared; {seeds} paired seeds, {test:,} test images; differences with Student's 95 % intervals, Holm's correction "
+        "over the three compressions of a model; lambda is 1 everywhere and not tuned"
+    ).format(**given)
     listed = [f"* {name}: {value}" for name, value in conditions("benchmarks.vision", method).items()]
     parts = ["# Norms in image models", "\n".join([*listed, f"* images: {settings['data']}"])]
     parts += ["\n".join(f"* {sentence}" for sentence in verdicts(lines)), f"![Paired differences]({path.stem}.png)"]
