@@ -194,6 +194,23 @@ def test_a_large_mean_costs_no_digits() -> None:
     assert float((module(x).detach().double() - expected).norm() / expected.norm()) < 2e-6
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_both_layers_are_traced_without_a_break(training: bool) -> None:
+    """With running statistics among what the graph changes."""
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        layers = [IBBatchNorm(6, compression="tanh", scale="relative"), IBGroupNorm(6, groups=2, compression="log")]
+        model = nn.Sequential(*layers).train(training)
+        call = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+        x = _numbers((4, 6, 3, 2)).requires_grad_()
+        y = call(x)
+        y.backward(_numbers((4, 6, 3, 2), 1))
+        found.append([y.detach(), x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
+    for plain, traced in zip(*found, strict=True):
+        torch.testing.assert_close(traced, plain, rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_layout_in_memory_changes_nothing(layout: torch.memory_format) -> None:
     found = []
