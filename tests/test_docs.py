@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
+from pathlib import Path
+
+import pytest
 
 from data_prep.recipe import make_recipe
 from ibnorm_megatron.yaml12 import parse_yaml
@@ -16,6 +20,15 @@ def test_the_recipe_in_the_page_about_data_is_one() -> None:
     assert recipe.names() == ["web", "code", "wiki"]
     assert recipe.cleaning.gopher and recipe.cleaning.gopher.max_words is None
     assert recipe.cleaning.decontaminate and recipe.cleaning.near_duplicates
+
+
+def test_the_example_of_a_converted_model_prints_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"<!-- convert -->\n```python\n(.*?)```", (ROOT / "docs" / "convert.md").read_text(), flags=re.DOTALL)
+    (said,) = re.findall(r"  # (.*?) \.\.\.\n", code)
+    (tmp_path / "example.py").write_text(code)
+    runpy.run_path(str(tmp_path / "example.py"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[0].startswith(said)
 
 
 def test_links_between_pages_lead_somewhere() -> None:

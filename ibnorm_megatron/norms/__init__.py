@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base import Norm
+    from .channels import IBBatchNorm, IBGroupNorm
     from .compression import Compression, compression_names, get_compression, register_compression
     from .config import (
         IBNormConfig,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         parse_norm,
         register_norm,
     )
+    from .convert import Converted, convert_norms
     from .functional import add_ib_norm, ib_norm, layer_norm, rms_norm
     from .modules import IBNorm, LayerNorm, RMSNorm, StandardizingNorm
     from .peers.batch_norm import BatchNorm
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "base": ["Norm"],
+    "channels": ["IBBatchNorm", "IBGroupNorm"],
     "compression": ["Compression", "compression_names", "get_compression", "register_compression"],
     "config": [
         "IBNormConfig",
@@ -42,6 +45,7 @@ _HOME = {
         "parse_norm",
         "register_norm",
     ],
+    "convert": ["Converted", "convert_norms"],
     "functional": ["add_ib_norm", "ib_norm", "layer_norm", "rms_norm"],
     "modules": ["IBNorm", "LayerNorm", "RMSNorm", "StandardizingNorm"],
     "peers.batch_norm": ["BatchNorm"],
@@ -56,8 +60,11 @@ __all__ = [
     "MODEL_SITES",
     "BatchNorm",
     "Compression",
+    "Converted",
     "Derf",
     "DyT",
+    "IBBatchNorm",
+    "IBGroupNorm",
     "IBNorm",
     "IBNormConfig",
     "L2Norm",
@@ -75,6 +82,7 @@ __all__ = [
     "StandardizingNorm",
     "add_ib_norm",
     "compression_names",
+    "convert_norms",
     "get_compression",
     "ib_norm",
     "layer_norm",

@@ -56,10 +56,29 @@ class NormConfig(BaseModel):
         """The layer to build; it takes hidden_size, the options by name, and the keywords of :class:`Norm`."""
         raise TypeError(f"{type(self).__name__} does not say which module it builds")
 
+    def batch_class(self) -> type[Norm] | None:
+        """The layer with this norm's statistics over batch and space, for places of a BatchNorm; None where there is none."""
+        return None
+
+    def group_class(self) -> type[Norm] | None:
+        """The layer with this norm's statistics over a group of channels and space, for places of a GroupNorm, or None."""
+        return None
+
+    def options(self) -> dict[str, Any]:
+        """What its layers take as keywords."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+
     def build(self, width: int, **place: Any) -> Norm:
         """Build the norm for rows of ``width``; ``place`` holds the keywords of :class:`Norm`."""
-        options = {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
-        return self.module_class()(width, **options, **place)
+        return self.module_class()(width, **self.options(), **place)
+
+    def in_place_of(self, *, eps: float, bias: bool, center: bool) -> NormConfig:
+        """This config with what it leaves open taken from a norm that it replaces: eps, and whether there is a beta."""
+        return self._filled(eps=eps, bias=bias)
+
+    def _filled(self, **kept: Any) -> NormConfig:
+        free = {name for name in kept if name in type(self).model_fields} - self.model_fields_set
+        return self.model_copy(update={name: kept[name] for name in free})
 
     def num_params(self, width: int) -> int:
         """Parameters of one norm of this width, over all ranks."""
@@ -224,6 +243,20 @@ class IBNormConfig(StandardizingConfig):
         from .modules import IBNorm
 
         return IBNorm
+
+    def batch_class(self) -> type[Norm]:
+        from .channels import IBBatchNorm
+
+        return IBBatchNorm
+
+    def group_class(self) -> type[Norm]:
+        from .channels import IBGroupNorm
+
+        return IBGroupNorm
+
+    def in_place_of(self, *, eps: float, bias: bool, center: bool) -> NormConfig:
+        """As every norm, and it centres where the old one did: the compression is what it brings."""
+        return self._filled(eps=eps, bias=bias, center=center)
 
     def label(self) -> str:
         return self._label(f"{_IB_PREFIX}{self.compression}", hidden=("kind", "compression"))

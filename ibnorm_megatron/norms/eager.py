@@ -52,7 +52,7 @@ class EagerIBNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, lam: Tensor | None, plan: Plan) -> Tensor:
         dtype = accumulation_dtype(x)
-        curve = _Curve.of(plan, lam, dtype)
+        curve = Curve.of(plan, lam, dtype)
         gamma, beta = _as(weight, dtype), _as(bias, dtype)
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         height = _block_height(rows)
@@ -75,7 +75,7 @@ class EagerIBNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight, lam, stats = ctx.saved_tensors
         dtype = accumulation_dtype(x)
-        curve = _Curve.of(ctx.plan, lam, dtype)
+        curve = Curve.of(ctx.plan, lam, dtype)
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         dx = torch.empty_like(rows)
         gamma = curve.scaled(_as(weight, dtype), rows.new_ones(rows.shape[-1:], dtype=dtype))
@@ -92,8 +92,8 @@ class EagerIBNorm(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class _Curve:
-    """The compression as LayerNorm sees it: ``multiplier * phi(factor * u)``, with ``eps`` inside the root.
+class Curve:
+    """The compression as LayerNorm or BatchNorm sees it: ``multiplier * phi(factor * u)``, with ``eps`` inside the root.
 
     ``factor`` and ``multiplier`` are numbers, or tensors ``[1]`` where lambda is one.
     """
@@ -104,16 +104,17 @@ class _Curve:
     eps: float
 
     @staticmethod
-    def of(plan: Plan, lam: Tensor | None, dtype: torch.dtype) -> _Curve:
+    def of(plan: Plan, lam: Tensor | None, dtype: torch.dtype, *, fold: bool = True) -> Curve:
+        """That of a plan; ``fold`` takes a multiplier into eps, where what is standardized is nobody else's business."""
         if lam is not None:
             lam = lam.to(dtype)
             gain = lam / plan.compression.slope_at_zero(1.0) if plan.unit_slope else 1.0
-            return _Curve(plan.compression.of_ratio_odd(), lam.reciprocal(), gain, plan.eps)
+            return Curve(plan.compression.of_ratio_odd(), lam.reciprocal(), gain, plan.eps)
         odd, factor = plan.compression.fixed_odd(plan.lam)
         folded = plan.eps / plan.gain**2
-        if _SMALLEST_EPS < folded < 1 / _SMALLEST_EPS:
-            return _Curve(odd, factor, 1.0, folded)
-        return _Curve(odd, factor, plan.gain, plan.eps)
+        if fold and _SMALLEST_EPS < folded < 1 / _SMALLEST_EPS:
+            return Curve(odd, factor, 1.0, folded)
+        return Curve(odd, factor, plan.gain, plan.eps)
 
     def scaled(self, weight: Tensor | None, ones: Tensor) -> Tensor:
         """gamma ``[d]`` times what every gradient is multiplied by on its way from LayerNorm's input to u."""
@@ -132,7 +133,7 @@ def _block_height(rows: Tensor) -> int:
     return max(1, _BLOCK_ELEMENTS * torch.get_num_threads() // max(1, rows.shape[-1]))
 
 
-def _forward(rows: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, curve: _Curve) -> tuple[Tensor, Tensor]:
+def _forward(rows: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Plan, curve: Curve) -> tuple[Tensor, Tensor]:
     """y ``[n, d]`` of rows ``[n, d]``, and what backward needs, ``[k, n, 1]``: rho, the means, the scale."""
     c, low, stats = rows, None, []
     if plan.center:
@@ -161,7 +162,7 @@ def _forward(rows: Tensor, weight: Tensor | None, bias: Tensor | None, plan: Pla
 
 
 def _backward(
-    dy: Tensor, rows: Tensor, stats: Tensor, gamma: Tensor, dx: Tensor, wanted: list[bool], plan: Plan, curve: _Curve
+    dy: Tensor, rows: Tensor, stats: Tensor, gamma: Tensor, dx: Tensor, wanted: list[bool], plan: Plan, curve: Curve
 ) -> list[Tensor | None]:
     """Write dx ``[n, d]``; returns these rows' share of dgamma ``[d]``, dbeta ``[d]`` and dlambda ``[1]``, where wanted."""
     rho, *others = stats.unbind()
@@ -195,7 +196,7 @@ def _backward(
     return [dweight if wanted[0] else None, dbias if wanted[1] else None, dlam]
 
 
-def _ratio(c: Tensor, low: Tensor | None, scale: Tensor | None, curve: _Curve) -> Tensor:
+def _ratio(c: Tensor, low: Tensor | None, scale: Tensor | None, curve: Curve) -> Tensor:
     """v = (c - low) * scale * factor in one pass, a new tensor ``[n, d]``."""
     factor = curve.factor if scale is None else scale * curve.factor
     if low is None:

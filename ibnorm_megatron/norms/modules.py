@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Norm
 from .functional import ib_norm, layer_norm, rms_norm
-from .plan import Form, Scale, Strength, wide
+from .plan import Form, Plan, Scale, Strength, wide
 
 
 class StandardizingNorm(Norm):
@@ -27,7 +27,7 @@ class StandardizingNorm(Norm):
     def __init__(self, hidden_size: int, eps: float = 1e-5, *, bias: bool, center: bool, **place: Any) -> None:
         super().__init__(hidden_size, **place)
         self.eps, self.center = eps, center
-        self.weight = self.vector(1.0)
+        self.weight: nn.Parameter | None = self.vector(1.0)  # none where it stands for a norm that had none
         self.bias = self.vector(0.0) if bias else None
 
     def extra_repr(self) -> str:
@@ -134,11 +134,18 @@ class IBNorm(StandardizingNorm):
             return self._scheduled_tensor
         return self._scheduled
 
+    def plan(self) -> tuple[Plan, Tensor | None]:
+        """The settings of the next forward pass; lambda is apart, ``[1]``, where it is a tensor, and 1 in the plan."""
+        lam = self.current_lambda()
+        number, tensor = (1.0, lam) if isinstance(lam, Tensor) else (lam, None)
+        return Plan.of(self.compression, number, self.eps, self.scale, self.form, self.center), tensor
+
     def set_step(self, done: int, steps: int) -> None:
         """Set a scheduled lambda for the step after ``done``; otherwise nothing."""
         if self.strength == "scheduled":
             self._scheduled = self.lam / min(1.0, (done + 1) / max(1, round(self.ramp * steps)))
-            self._scheduled_tensor = torch.full((1,), self._scheduled, device=self.weight.device)
+            device = None if self.weight is None else self.weight.device
+            self._scheduled_tensor = torch.full((1,), self._scheduled, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]`` to the same shape and type."""
