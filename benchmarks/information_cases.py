@@ -1,4 +1,4 @@
-"""Data whose information is known: correlated Gaussians by their covariances, Gaussian classes by one-dimensional quadrature."""
+"""Data whose information is known: correlated Gaussians by their covariances, Gaussian classes by quadrature."""
 
 from __future__ import annotations
 

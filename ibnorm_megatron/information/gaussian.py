@@ -1,9 +1,9 @@
 """Mutual information of a Gaussian with the data's covariance: I = 1/2 log |Sxx| |Stt| / |S|.
 
 Two estimates of S. *Corrected*: the sample covariance, whose log determinants are wrong by an amount that is known exactly
-for Gaussian rows (:func:`excess_of_sample_covariance`), and the jackknife over documents for the rest. *Ledoit-Wolf*: shrunk towards
-a multiple of the identity. Shrinking answers another question, the least squared error of S: on round data it takes away most of
-the information, on data with unequal variances little of the error. docs/information.md has the figures.
+for Gaussian rows (:func:`excess_of_sample_covariance`), and the jackknife over documents for the rest. *Ledoit-Wolf*: shrunk
+towards a multiple of the identity. Shrinking answers another question, the least squared error of S: on round data it takes
+away most of the information, on data with unequal variances little of the error. docs/information.md has the figures.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def ledoit_wolf(moments: Moments) -> tuple[Tensor, float]:
     """The covariance shrunk to a multiple of the identity, and how far (0 to 1).
 
     Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", J. Multivariate Analysis 88
-    (2004), lemma 3.2 to theorem 3.2: m = tr S / p, d^2 = |S - m I|^2, b^2 = min(d^2, sum over rows of |x x^T - S|^2 / n^2), and S
-    becomes (b^2 / d^2) m I + (1 - b^2 / d^2) S. Fourth moments are taken about the mean of all rows.
+    (2004), lemmas 3.2 to 3.4 and equation 14: m = tr S / p, d^2 = |S - m I|^2, b^2 = min(d^2, sum over rows of
+    |x x^T - S|^2 / n^2), and S becomes (b^2 / d^2) m I + (1 - b^2 / d^2) S. Fourth moments are about the mean of all rows.
     """
     sample = moments.covariance()
     level = sample.diagonal().mean()

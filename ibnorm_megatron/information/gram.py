@@ -1,8 +1,8 @@
 """Matrix-based Renyi entropy: the entropy of a Gram matrix's spectrum.
 
 Sanchez Giraldo, Rao and Principe, "Measures of entropy from data using infinitely divisible kernels", arXiv 1211.2459: for a
-kernel matrix K [n, n] with ones on its diagonal and A = K / n, S_alpha(A) = log(sum of eigenvalues^alpha) / (1 - alpha)
-(definition 2.1 there has log2: nats here), and the joint entropy of A and B is that of their entrywise product scaled to trace 1.
+kernel matrix K [n, n] with ones on its diagonal and A = K / n, S_alpha(A) = log(sum of eigenvalues^alpha) / (1 - alpha), in
+nats here, and the joint entropy of A and B is that of their entrywise product scaled to trace 1.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ SATURATED = 0.75
 class InfoNce:
     """The bound on held-out documents, by a critic that was trained on others.
 
-    The critic is f(x, t) = a(x) . b(t) + c(t), each a linear map plus a network of one hidden layer. It begins at 0, where the bound
-    is 0, and is stopped by documents of their own, so that it reads 0 under independence. The interval is that of this
-    critic over documents.
+    The critic is f(x, t) = a(x) . b(t) + c(t), each a linear map plus a network of one hidden layer. It begins at 0, where
+    the bound is 0, and is stopped by documents of their own, so that it reads 0 under independence. The interval is that of
+    this critic over documents.
 
     Attributes:
         noise: added to T.
@@ -75,7 +75,7 @@ class InfoNce:
             self.quantity, self.name, value, data.n, data.d, self.relative_to, low, high, details={"ceiling": ceiling}
         )
         if value > SATURATED * ceiling:
-            why = f"the bound of {value:.2f} is near its ceiling log {self.negatives} = {ceiling:.2f}: the information may be any amount above"
+            why = f"{value:.2f} is near the ceiling log {self.negatives} = {ceiling:.2f}: there may be any amount above it"
             return (replace(found, value=math.nan, low=math.nan, high=math.nan, reason=why),)
         return (found if low == low else replace(found, reason="no interval: too few held-out documents"),)
 

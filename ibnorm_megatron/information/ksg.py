@@ -62,7 +62,7 @@ class Ksg:
 
 
 def ksg_information(x: NDArray[Any], t: NDArray[Any], neighbours: int) -> float:
-    """psi(k) + psi(n) - mean of psi(n_x + 1) + psi(n_t + 1): their first estimator, in nats, for rows ``[n, .]`` without ties."""
+    """psi(k) + psi(n) - mean of psi(n_x + 1) + psi(n_t + 1): their first estimator, for rows ``[n, .]`` without ties."""
     joint = np.concatenate([x, t], axis=1)
     reach = cKDTree(joint).query(joint, neighbours + 1, p=np.inf)[0][:, -1]
     inside = np.nextafter(reach, 0)  # strictly nearer than the k-th neighbour

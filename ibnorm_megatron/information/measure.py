@@ -61,7 +61,7 @@ class Measure:
 
     @property
     def p(self) -> float:
-        """Of independence, by the permutations: the share of them, and of the estimate itself, that is as large. NaN without."""
+        """Of independence: the share of permutations, the estimate counted as one, that reach it. NaN without."""
         return self.details.get("p", math.nan)
 
     def cells(self) -> dict[str, str | float | int]:
@@ -111,5 +111,5 @@ class Region:
         if self.most_rows is not None and n > self.most_rows:
             return f"{n} rows are more than {self.most_rows}, for which time and memory are bounded: take a sample"
         if labels and n < self.rows_per_label * labels:
-            return f"{n / labels:.1f} rows for each of {labels} labels are fewer than the {self.rows_per_label:g} of the validated region"
+            return f"{n / labels:.1f} rows for each of {labels} labels are fewer than the {self.rows_per_label:g} validated"
         return ""

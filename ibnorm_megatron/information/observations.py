@@ -32,7 +32,7 @@ class Rows:
         self.device = matrix.device if isinstance(matrix, Tensor) else torch.device("cpu")
 
     def take(self, index: Tensor) -> Tensor:
-        """The rows with these numbers, ``[len(index), d]``, in the order of the index; a mapped file is read in its own order."""
+        """The rows with these numbers ``[len(index), d]``, in the index's order; a mapped file is read in its own."""
         if isinstance(self._matrix, Tensor):
             return self._matrix[index.to(self.device)].float()
         ordered, place = index.cpu().sort()

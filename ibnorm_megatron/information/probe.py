@@ -31,17 +31,17 @@ _LOGITS = 1 << 24
 class Probe:
     """I(T; Y) for decoders that are softmax of a linear map, or of one hidden layer.
 
-    The linear map is a product of two matrices of inner width :data:`RANK`, or all that width and labels allow. The penalty on both
-    is one on the singular values of their product (Srebro, Rennie and Jaakkola, NeurIPS 2004): with many labels a map that is
-    free in every entry reads a third as much.
+    The linear map is a product of two matrices of inner width :data:`RANK`, or all that width and labels allow. The penalty
+    on both is one on the singular values of their product (Srebro, Rennie and Jaakkola, NeurIPS 2004): with many labels
+    a map that is free in every entry learns its training rows by heart.
 
     Half a count is added to each label's in the frequencies, so that none has probability 0. The probe begins as these
     frequencies and moves away from them only as far as the documents that are held out for choosing say: under independence
     it mostly stays there and reads 0.
 
     The interval is that of this trained probe over documents; another initialization or split of documents moves the value too.
-    The best decoder of the family may read more: the value is a lower bound of I_V and, by the data processing inequality,
-    I_V is one of I(T; Y).
+    The best decoder of the family may read more, and what no decoder of it can read is not counted: up to sampling noise the
+    value is a lower bound of I_V, and that is one of I(T; Y).
 
     Attributes:
         hidden: width of the hidden layer; 0 for a linear probe.

@@ -1,12 +1,12 @@
 """Prompt and dataset entropy as in "Layer by Layer" (Skean et al., arXiv 2502.02013): how many directions embeddings use.
 
-S_alpha of K = Z Z^T scaled to trace 1 (``gram``), with a linear kernel and alpha = 1. *Prompt entropy*: the rows of Z are the token
-embeddings of one prompt, and the number is the mean over prompts. *Dataset entropy*: the rows are the prompts' mean embeddings.
-Both lie between 0 and log min(rows, width); their ratio to that is what the paper plots (``maxEntropy`` in its code).
+S_alpha of K = Z Z^T scaled to trace 1 (``gram``), with a linear kernel and alpha = 1. *Prompt entropy*: the rows of Z are the
+token embeddings of one prompt, and the number is the mean over prompts. *Dataset entropy*: the rows are the prompts' mean
+embeddings. Both lie between 0 and log min(rows, width); ``share`` is the ratio to that, ``maxEntropy`` in the authors' code.
 
-The definitions are those of the authors' code (github.com/OFSkean/information_flow, experiments/utils/metrics/metric_functions.py
-and utils/misc/metric_utils.py): the mean over the prompt's tokens is taken out of them and each is scaled to length 1 before
-Z, and before the dataset's means, are formed. That code also sets negative entries of K to 0, after which K need not be positive
+The definitions are those of that code (github.com/OFSkean/information_flow, experiments/utils/metrics/metric_functions.py and
+utils/misc/metric_utils.py): the mean over the prompt's tokens is taken out of them and each is scaled to length 1 before Z,
+and before the dataset's means, are formed. The code also sets negative entries of K to 0, after which K need not be positive
 semidefinite: that is left out here. Scaling undoes a norm's own scale; ``scaled=False`` leaves both steps out.
 """
 

@@ -17,9 +17,9 @@ from .regions import RENYI
 class Renyi:
     """I_alpha = S_alpha(A) + S_alpha(B) - S_alpha(A, B) of two Gram matrices, for several alphas and bandwidths.
 
-    **It is no mutual information**: the value depends on kernel, bandwidth, width and number of rows, and changes under maps that
-    change no information. Beside it stands what the same estimator says when the rows of one side are permuted; the excess over
-    that, and p, say whether there is a dependence. Excesses of different widths, or n, cannot be compared.
+    **It is no mutual information**: the value depends on kernel, bandwidth, width and number of rows, and changes under maps
+    that change no information. Beside it stands what the same estimator says when the rows of one side are permuted; the
+    excess over that, and p, say whether there is a dependence. Excesses of different widths, or n, cannot be compared.
 
     Attributes:
         against: ``x``, or ``labels`` (their kernel is 1 for equal ones).
