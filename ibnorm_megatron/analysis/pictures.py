@@ -9,7 +9,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ..files import replacing
 from ..lab.report.style import LIGHT, looks
@@ -18,6 +20,7 @@ from .arms import Figure
 _DPI = 160
 _SETTINGS: dict[Any, Any] = {
     "font.size": 8.5,
+    "axes.titlesize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": LIGHT["soft"],
@@ -51,6 +54,12 @@ def draw_all(figures: Sequence[Figure], folder: Path) -> list[Path]:
     return found
 
 
+def _plain_numbers(axis: Axis) -> None:
+    """Numbers as they are written; of a logarithmic axis powers of ten only."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _arms(figures: Sequence[Figure]) -> list[str]:
     return list(dict.fromkeys(one.arm for one in figures))
 
@@ -82,7 +91,9 @@ def _quantization(figures: Sequence[Figure]) -> Canvas | None:
                 x, y, yerr=spread, fmt=look[arm].marker, color=LIGHT[look[arm].role], label=arm, markersize=4, linewidth=1
             )
         axis.set_xticks(range(len(formats)), formats)
-        axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set_yscale("symlog", linthresh=1e-3, linscale=0.5)
+        axis.margins(y=0.08)
+        _plain_numbers(axis.yaxis)
         axis.axhline(0, color=LIGHT["soft"], linewidth=0.7)
         place, scaling = panel.split(", ")
         axis.set_title(
@@ -150,6 +161,7 @@ def _robustness(figures: Sequence[Figure]) -> Canvas | None:
                 )
         axis.set_xscale("log")
         axis.set_yscale("log")
+        _plain_numbers(axis.yaxis)
         axis.set_xticks(strengths, [f"{one:g}" for one in strengths])
         axis.minorticks_off()
         axis.set_xlabel(axis_names[kind])
