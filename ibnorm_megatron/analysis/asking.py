@@ -91,7 +91,7 @@ def find_texts(sources: Sequence[Source], question: Question) -> list[_Texts]:
         own = given.get(OWN, source.data)
         if own is None:
             why = "; ".join(f"{problem.where} is {problem.value}: {problem.why}" for problem in source.missing)
-            problems.append(Problem("the data of", str(source.given), why, "give prepared text by --data"))
+            problems.append(Problem(f"the data of {source.given}", "missing", why, "give prepared text by --data"))
             continue
         for text in (own, *(prepared for name, prepared in given.items() if name != OWN)):
             expected = source.record.card.get("data", {}).get("tokenizer", text.tokenizer.hash)
