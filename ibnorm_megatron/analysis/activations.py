@@ -46,6 +46,11 @@ class Activations:
         return there, self._tokens[rows[there], columns[there] - k]
 
 
+def most_sites(layers: int) -> int:
+    """How many sites :func:`choose_sites` chooses in a model of so many layers."""
+    return min(_LAYERS, layers) + 1
+
+
 def choose_sites(module: LanguageModel, names: Sequence[str] = ()) -> list[Site]:
     """The sites with these names, or the first norm of each of at most eight layers and the final one.
 

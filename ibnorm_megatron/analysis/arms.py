@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..lab.results import Estimate
 from ..lab.statistics import paired
 from .asking import Answer
+from .information import Informed
 
 #: What is measured, as told apart in tables: a report, and what within it.
 Quantity = tuple[str, str]
@@ -40,11 +41,12 @@ class Figure:
 
 def figures(answers: Sequence[Answer]) -> list[Figure]:
     """Every quantity of every arm; arms and quantities in the order in which they come."""
-    arms = list(dict.fromkeys(answer.norm for answer in answers))
+    name_of = _names(answers)
+    arms = list(dict.fromkeys(map(name_of, answers)))
     quantities: dict[Quantity, dict[str, dict[int, Estimate]]] = {}
     for answer in answers:
         for quantity, estimate in _estimates(answer):
-            quantities.setdefault(quantity, {}).setdefault(answer.norm, {})[answer.seed] = estimate
+            quantities.setdefault(quantity, {}).setdefault(name_of(answer), {})[answer.seed] = estimate
     found = []
     for (report, name), by_arm in quantities.items():
         rows = [
@@ -53,6 +55,14 @@ def figures(answers: Sequence[Answer]) -> list[Figure]:
         corrected = paired.holm({row.arm: row.p for row in rows if not math.isnan(row.p)})
         found += [Figure(**{**vars(row), "p_holm": corrected.get(row.arm, math.nan)}) for row in rows]
     return found
+
+
+def _names(answers: Sequence[Answer]) -> Callable[[Answer], str]:
+    """The norm's label; with the step where checkpoints of one run are set beside each other."""
+    runs = [(answer.norm, answer.seed) for answer in answers]
+    if len(set(runs)) == len(runs):
+        return lambda answer: answer.norm
+    return lambda answer: f"{answer.norm}, step {answer.step}"
 
 
 def _estimates(answer: Answer) -> Iterator[tuple[Quantity, Estimate]]:
@@ -66,6 +76,28 @@ def _estimates(answer: Answer) -> Iterator[tuple[Quantity, Estimate]]:
         yield ("domain", f"{domain.name}, bits a byte"), domain.bits_per_byte
     if answer.gap is not None:
         yield ("domain", "validation less training"), answer.gap
+    if answer.informed is not None:
+        yield from _information(answer.informed)
+
+
+def _information(found: Informed) -> Iterator[tuple[Quantity, Estimate]]:
+    """Measures by site; of those that mean nothing without a permutation null, what is above it."""
+    for told in found.told:
+        one = told.measure
+        kernel = f", {one.relative_to.partition(', ')[2]}" if one.null is not None else ""
+        name = f"{told.site}: {one.quantity} by {one.estimator}{kernel}"
+        if one.null is None:
+            yield ("information", name), Estimate(one.value, one.low, one.high)
+        else:
+            yield ("information", f"{name}, above its null"), Estimate(one.excess, math.nan, math.nan)
+    for site, audited in found.audits:
+        one = audited.before
+        kernel = one.relative_to.partition(", ")[2]
+        name = f"{site}: {one.quantity} by {one.estimator}, {kernel}, change by {audited.bijection}"
+        yield ("audit", name), Estimate(audited.change, math.nan, math.nan)
+    for curve in found.curves:
+        for point in curve.points:
+            yield ("bottleneck", f"{curve.site}, beta {point.beta:g}"), Estimate(point.value, point.low, point.high)
 
 
 def _figure(report: str, name: str, arm: str, own: dict[int, Estimate], first: dict[int, Estimate], is_first: bool) -> Figure:

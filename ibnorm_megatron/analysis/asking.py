@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..data.config import DataConfig
@@ -13,12 +14,15 @@ from ..errors import Problem, UserError, raise_if_any
 from ..lab.results import Estimate
 
 if TYPE_CHECKING:
+    from ..model.language_model import LanguageModel
     from ..progress import Progress
+    from .documents import Documents
+    from .information import Informed
     from .opening import Source
     from .quantization import Quantized
     from .robustness import Disturbed, Domain
 
-Report = Literal["quantization", "robustness"]
+Report = Literal["information", "quantization", "robustness"]
 REPORTS: tuple[Report, ...] = get_args(Report)
 
 #: The text of the run itself among the domains.
@@ -34,12 +38,14 @@ class Question:
         data: prepared text in place of the run's own.
         domains: further prepared texts by name, in the same tokenizer.
         tokens: labels of held-out text at most, and a quarter of that for calibration.
+        sites: names of norms whose outputs information is about; empty: the first of some layers, and the final one.
     """
 
     reports: tuple[Report, ...] = REPORTS
     data: Path | None = None
     domains: Mapping[str, Path] | None = None
     tokens: int = 65_536
+    sites: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Answer:
         loss: of held-out documents, each by itself, with the document bootstrap's interval; nats a label.
         quantized, disturbed, domains: by report; empty where it was not asked.
         gap: validation less training loss; None where it was not asked.
+        informed: what norms' outputs say of tokens; None where it was not asked.
     """
 
     run: str
@@ -65,6 +72,7 @@ class Answer:
     disturbed: tuple[Disturbed, ...] = ()
     domains: tuple[Domain, ...] = ()
     gap: Estimate | None = None
+    informed: Informed | None = None
 
 
 @dataclass(frozen=True)
@@ -106,13 +114,16 @@ def find_texts(sources: Sequence[Source], question: Question) -> list[_Texts]:
 
 def count(source: Source, question: Question) -> int:
     """Units of work that :func:`ask` shows, about: evaluations."""
+    from .activations import most_sites
+    from .information import questions
     from .quantization import FORMATS, PLACES, SCALINGS
     from .robustness import disturbances
 
     layers = source.config.model.num_layers
     quantized = len(FORMATS) * (len(PLACES) * len(SCALINGS) + layers) if "quantization" in question.reports else 0
     disturbed = disturbances() + 1 + len(question.domains or {}) if "robustness" in question.reports else 0
-    return 1 + quantized + disturbed
+    informed = questions(len(question.sites) or most_sites(layers)) if "information" in question.reports else 0
+    return 1 + quantized + disturbed + informed
 
 
 def ask(sources: Sequence[Source], question: Question, progress: Progress) -> list[Answer]:
@@ -131,15 +142,13 @@ def ask(sources: Sequence[Source], question: Question, progress: Progress) -> li
         ]
 
 
-def _ask(source: Source, module: object, texts: _Texts, question: Question, progress: Progress) -> Answer:
+def _ask(source: Source, module: LanguageModel, texts: _Texts, question: Question, progress: Progress) -> Answer:
     from ..data.tokenizer import token_bytes
-    from ..model.language_model import LanguageModel
     from .documents import read_documents
     from .losses import evaluate, ratio
     from .quantization import quantized_losses
     from .robustness import disturbed_losses, domain_loss, gap
 
-    assert isinstance(module, LanguageModel)
     length = source.config.train.sequence_length
     held_out = read_documents(texts.own, "validation", length, question.tokens)
     seen = read_documents(texts.own, "train", length, max(2, question.tokens // 4))
@@ -159,6 +168,7 @@ def _ask(source: Source, module: object, texts: _Texts, question: Question, prog
             progress.advance()
         distance = gap(evaluate(module, seen), plain)
         progress.advance()
+    informed = _informed(module, held_out, question, progress) if "information" in question.reports else None
     return Answer(
         run=str(source.given),
         checkpoint=source.checkpoint.name,
@@ -170,4 +180,14 @@ def _ask(source: Source, module: object, texts: _Texts, question: Question, prog
         disturbed=tuple(disturbed),
         domains=tuple(domains),
         gap=distance,
+        informed=informed,
     )
+
+
+def _informed(module: LanguageModel, documents: Documents, question: Question, progress: Progress) -> Informed:
+    from .activations import choose_sites, collect
+    from .information import inform
+
+    with TemporaryDirectory(prefix="ibnorm-activations-") as folder:
+        found = collect(module, documents, choose_sites(module, question.sites), Path(folder))
+        return inform(found, progress.advance)

@@ -32,12 +32,17 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
+#: Ends of names of what the information plane shows.
+_FOLLOWING, _CURRENT = ": I(T; next token) by probe-linear", ": I(T; x_t) by probe-linear"
+
+
 def draw_all(figures: Sequence[Figure], folder: Path) -> list[Path]:
     """Every picture for which there is something to draw, as PNG; returns their paths."""
     drawings: dict[str, Callable[[Sequence[Figure]], Canvas | None]] = {
         "quantization": _quantization,
         "layers": _layers,
         "robustness": _robustness,
+        "information": _information,
     }
     found = []
     for name, draw in drawings.items():
@@ -167,4 +172,36 @@ def _robustness(figures: Sequence[Figure]) -> Canvas | None:
         axis.set_xlabel(axis_names[kind])
     axes[0].set_ylabel("rise of the loss, nats a label")
     canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return canvas
+
+
+def _information(figures: Sequence[Figure]) -> Canvas | None:
+    """The information plane, a line through the sites in order of depth; and the bottleneck's value over beta at the last site."""
+    found, curves = _of(figures, "information"), _of(figures, "bottleneck")
+    names = dict.fromkeys(name for name, _ in found)
+    sites = [name.partition(":")[0] for name in names if name.endswith(_FOLLOWING)]
+    if not sites:
+        return None
+    arms = _arms(figures)
+    look = looks(arms, arms[0])
+    canvas = Canvas(figsize=(7.9, 3.6), layout="constrained")
+    plane, curve = canvas.subplots(1, 2)
+    betas = [name.rpartition(" ")[2] for name in dict.fromkeys(name for name, _ in curves) if name.startswith(f"{sites[-1]}, ")]
+    for arm in arms:
+        colour, marker = LIGHT[look[arm].role], look[arm].marker
+        points = [[found[f"{site}{end}", arm].value.value for site in sites] for end in (_CURRENT, _FOLLOWING)]
+        plane.plot(*points, color=colour, marker=marker, markersize=4, label=arm, linewidth=1)
+        values = [curves[f"{sites[-1]}, beta {beta}", arm].value for beta in betas]
+        x = [float(beta) for beta in betas]
+        curve.plot(x, [one.value for one in values], color=colour, marker=marker, markersize=4, linewidth=1)
+        curve.fill_between(x, [one.low for one in values], [one.high for one in values], color=colour, alpha=0.12, linewidth=0)
+    for site, *place in zip(sites, *points, strict=True):
+        plane.annotate(
+            site.removesuffix(".attn_in"), place, fontsize=6.5, color=LIGHT["soft"], textcoords="offset points", xytext=(4, 3)
+        )
+    plane.set_xlabel("I(T; x_t), nats, by a linear probe")
+    plane.set_ylabel("I(T; next token), nats, by a linear probe")
+    curve.set_xlabel(f"beta, at {sites[-1]}")
+    curve.set_ylabel("I(T; next token) - beta I(T; x_t), nats")
+    canvas.legend(*plane.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return canvas

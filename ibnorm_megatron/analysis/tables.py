@@ -22,6 +22,9 @@ _TITLES = {
     "quantization": "Rise of the loss by rounding activations, nats a label (what is rounded, scaled by, format)",
     "robustness": "Rise of the loss by disturbed embeddings, nats a label",
     "domain": "Other text, bits a byte; and the gap between validation and training, nats a label",
+    "information": "What norms' outputs say of tokens, nats (docs/information.md: none of these numbers means more than its name)",
+    "audit": "What a map that loses nothing changes the matrix-based numbers by, nats: of information it would be 0",
+    "bottleneck": "I(T; next token) - beta I(T; x_t), by linear probes, nats",
 }
 
 NOTE = (
@@ -85,9 +88,9 @@ def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _shown(one: Estimate | None) -> str:
-    if one is None:
+    if one is None or math.isnan(one.value):
         return "-"
-    return f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})"
+    return f"{one.value:.4f}" + ("" if math.isnan(one.low) else f" ({one.low:.4f} to {one.high:.4f})")
 
 
 def _p(p: float) -> str:

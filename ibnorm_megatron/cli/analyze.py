@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 HELP = "ask trained models of held-out text: what few bits, noise and other text cost them, by norm"
 
 #: Words of ``--only``; :data:`ibnorm_megatron.analysis.asking.REPORTS`, without importing it.
-_REPORTS = ("quantization", "robustness")
+_REPORTS = ("information", "quantization", "robustness")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=FOLDER",
         help="prepared text of another kind, in the runs' tokenizer; may be given several times",
+    )
+    parser.add_argument(
+        "--site",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="a norm whose output information is about, such as layers.0.mlp_in; may be given several times",
     )
     parser.add_argument(
         "--tokens", type=int, default=65_536, metavar="N", help="labels of held-out text at most (default 65536)"
@@ -56,7 +63,7 @@ def execute(arguments: argparse.Namespace) -> None:
 
     domains = dict(_split(given) for given in arguments.domain)
     reports = tuple(arguments.only or asking.REPORTS)
-    question = asking.Question(reports=reports, data=arguments.data, domains=domains, tokens=arguments.tokens)
+    question = asking.Question(reports, arguments.data, domains, arguments.tokens, tuple(arguments.site))
     sources = find_sources(arguments.runs)
     total = sum(asking.count(source, question) for source in sources)
     with Progress("asking", total, unit="evaluations") as progress:
