@@ -1,8 +1,7 @@
 """What norms' outputs say about tokens, and about each other: which estimators are asked, of which activations.
 
-T is what a norm gives for a token. Y is the next token, x_{t-k} the one k places before the next: x_t is the token that T belongs
-to. Between layers X is what the norm before gives. :mod:`ibnorm_megatron.information` has the estimators, and
-docs/information.md what their numbers mean.
+T is what a norm gives for a token, x_t. Y is the next token, and x_{t-k} the one k before x_t. Between layers X is what the norm
+before gives. :mod:`ibnorm_megatron.information` has the estimators, and docs/information.md what their numbers mean.
 """
 
 from __future__ import annotations

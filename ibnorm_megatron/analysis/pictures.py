@@ -176,7 +176,7 @@ def _robustness(figures: Sequence[Figure]) -> Canvas | None:
 
 
 def _information(figures: Sequence[Figure]) -> Canvas | None:
-    """The information plane, a line through the sites in order of depth; and the bottleneck's value over beta at the last site."""
+    """The information plane, a line through the sites in order of depth; and the bottleneck over beta at the last site."""
     found, curves = _of(figures, "information"), _of(figures, "bottleneck")
     names = dict.fromkeys(name for name, _ in found)
     sites = [name.partition(":")[0] for name in names if name.endswith(_FOLLOWING)]

@@ -22,7 +22,7 @@ _TITLES = {
     "quantization": "Rise of the loss by rounding activations, nats a label (what is rounded, scaled by, format)",
     "robustness": "Rise of the loss by disturbed embeddings, nats a label",
     "domain": "Other text, bits a byte; and the gap between validation and training, nats a label",
-    "information": "What norms' outputs say of tokens, nats (docs/information.md: none of these numbers means more than its name)",
+    "information": "What norms' outputs say of tokens, nats; docs/information.md says what that means",
     "audit": "What a map that loses nothing changes the matrix-based numbers by, nats: of information it would be 0",
     "bottleneck": "I(T; next token) - beta I(T; x_t), by linear probes, nats",
 }
