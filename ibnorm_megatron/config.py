@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -72,9 +72,15 @@ def parse_config(
     has none raises a UserError with what was refused, which ends the check that needs it and repeats nothing new.
     """
     values, problems = _read(Path(path))
-    if problems:
-        return None, problems
-    problems += apply_overrides(overrides, values)
+    return (None, problems) if problems else parse_values(values, overrides, world_size=world_size)
+
+
+def parse_values(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), *, world_size: int | None = None
+) -> tuple[Config, list[Problem]]:
+    """As :func:`parse_config`, from what a config file holds."""
+    values = dict(values)
+    problems = apply_overrides(overrides, values)
     plugins, found = _plugins(values.pop("plugins", []))
     problems += found
     rooms: dict[str, Any] = {"plugins": plugins}

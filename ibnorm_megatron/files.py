@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import xxhash
+
+from .errors import Problem, UserError
 
 _CHUNK = 1 << 20
 
@@ -83,3 +86,25 @@ def hash_file(path: Path) -> str:
 def hash_text(text: str) -> str:
     """XXH3 (64 bit, hex) of a text's UTF-8 bytes."""
     return xxhash.xxh3_64_hexdigest(text.encode("utf-8"))
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into that then becomes ``out``, what ``--out`` names; if the block raises, nothing of it stays.
+
+    Raises:
+        UserError: ``out`` exists, or the folder that it is to be in does not.
+    """
+    if out.exists():
+        raise UserError(Problem("--out", str(out), "it exists", "give the name of a new folder"))
+    if not out.parent.is_dir():
+        raise UserError(Problem("--out", str(out), f"there is no folder {out.parent}", "make it first"))
+    draft = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        yield draft
+        rename_directory(draft, out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import Problem, UserError, raise_if_any
-from ..files import rename_directory, sync_file, write_json, write_text
+from ..errors import raise_if_any
+from ..files import new_folder, sync_file, write_json, write_text
 from .reader import CheckpointReader
 from .record import Run, damages
 from .writer import Part, write_part, write_whole
@@ -38,7 +36,7 @@ def convert(source: Path, out: Path, *, max_bytes: int, show: Show = lambda elem
         OSError: the disk is full, or may not be written to.
     """
     reader = _whole_reader(source)
-    with _drafted(out) as draft:
+    with new_folder(out) as draft:
         _write_whole(reader, draft, max_bytes, show)
 
 
@@ -71,7 +69,7 @@ def export_weights(source: Path, out: Path, dtype: DTypeName, *, max_bytes: int,
     Arguments and errors as :func:`convert`; ``dtype`` is what the float32 weights are rounded to.
     """
     reader = _whole_reader(source)
-    with _drafted(out) as draft:
+    with new_folder(out) as draft:
         _write_weights(reader, draft, dtype, max_bytes, show)
 
 
@@ -103,24 +101,6 @@ def _whole_reader(source: Path) -> CheckpointReader:
     reader = CheckpointReader(source)
     raise_if_any(damages(source, reader.record, reader.record.files))
     return reader
-
-
-@contextmanager
-def _drafted(out: Path) -> Iterator[Path]:
-    """A folder to write into that then becomes ``out``; if the block raises, nothing of it stays."""
-    if out.exists():
-        raise UserError(Problem("--out", str(out), "it exists", "give the name of a new folder"))
-    if not out.parent.is_dir():
-        raise UserError(Problem("--out", str(out), f"there is no folder {out.parent}", "make it first"))
-    draft = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-        rename_directory(draft, out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _portions(reader: CheckpointReader, bytes_an_element: int, max_bytes: int) -> Iterator[list[str]]:

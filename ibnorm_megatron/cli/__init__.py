@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "verify",
     "lab": "lab",
     "compare": "compare",
+    "analyze": "analyze",
     "check-norm": "check_norm",
 }
 

@@ -41,35 +41,13 @@ def execute(arguments: argparse.Namespace) -> int:
     return {"inspect": _inspect, "verify": _verify, "convert": _convert}[arguments.action](arguments)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint that a folder is, or those of the run that it is, the newest first.
-
-    Raises:
-        UserError: it is neither.
-    """
-    from ..checkpoints.record import RECORD
-    from ..errors import Problem, UserError
-    from ..train.run_folder import RunFolder
-
-    folder = folder.expanduser()
-    why = "it is no checkpoint, and no run with one"
-    try:
-        if (folder / RECORD).is_file():
-            return [folder]
-        run = RunFolder(folder)
-        if names := run.checkpoint_names():
-            return [run.checkpoints / name for name in names]
-    except OSError as error:  # a name that cannot be one, a folder that may not be entered
-        why = f"it cannot be looked into ({error.strerror})"
-    raise UserError(Problem("the folder", str(folder), why, "give a run's folder, or checkpoints/step-NNNNNNNN in it"))
-
-
 def _inspect(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..checkpoints.record import read_record
+    from ..train.run_folder import checkpoints_at
 
-    folder = _checkpoints(arguments.folder)[0]
+    folder = checkpoints_at(arguments.folder)[0]
     record = read_record(folder)
     terminal = Console(highlight=False)
     console = terminal if terminal.is_terminal else Console(highlight=False, width=160)  # a file has no width to keep to
@@ -141,9 +119,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     from ..checkpoints.record import damages, read_record
     from ..errors import Problem, UserError
     from ..progress import Progress
+    from ..train.run_folder import checkpoints_at
 
     wrong: list[Problem] = []
-    checkpoints = _checkpoints(arguments.folder)
+    checkpoints = checkpoints_at(arguments.folder)
     with Progress("checkpoints", len(checkpoints), unit="checkpoints") as progress:
         for folder in checkpoints:
             try:
@@ -167,10 +146,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     from ..checkpoints.record import read_record
     from ..errors import Problem, RunFailure, UserError
     from ..progress import Progress
+    from ..train.run_folder import checkpoints_at
 
     if not 0 < arguments.file_size <= 1 << 20:
         raise UserError(Problem("--file-size", str(arguments.file_size), "it is no sensible size", "give GiB, such as 4"))
-    folder, out = _checkpoints(arguments.folder)[0], arguments.out.expanduser()
+    folder, out = checkpoints_at(arguments.folder)[0], arguments.out.expanduser()
     record = read_record(folder)
     kinds = 1 if arguments.weights else len(record.kinds)
     elements = kinds * sum(prod(tensor.shape) for tensor in record.parameters.values())

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from ..checkpoints.record import RECORD
 from ..errors import Problem, UserError
 from ..files import remove_leftovers, rename_directory, write_json, write_text
 from ..printing import printable
@@ -302,3 +303,22 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> I
             yield from differences(a, b, f"{prefix}{key}.")
         elif a != b:
             yield f"{prefix}{key}", a, b
+
+
+def checkpoints_at(folder: Path) -> list[Path]:
+    """The checkpoint that a folder is, or those of the run that it is, the newest first.
+
+    Raises:
+        UserError: it is neither.
+    """
+    folder = folder.expanduser()
+    why = "it is no checkpoint, and no run with one"
+    try:
+        if (folder / RECORD).is_file():
+            return [folder]
+        run = RunFolder(folder)
+        if names := run.checkpoint_names():
+            return [run.checkpoints / name for name in names]
+    except OSError as error:  # a name that cannot be one, a folder that may not be entered
+        why = f"it cannot be looked into ({error.strerror})"
+    raise UserError(Problem("the folder", str(folder), why, "give a run's folder, or checkpoints/step-NNNNNNNN in it"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .analysis_rows import ANALYSIS
 from .branch_rows import BRANCH
 from .checkpoint_rows import CHECKPOINT
 from .command_rows import COMMANDS, COMPARE, PREPARE
@@ -26,5 +27,6 @@ AREAS: dict[str, tuple[Row, ...]] = {
     "Preparing data": PREPARE,
     "Comparing and verifying": COMPARE,
     "Studies": LAB,
+    "Asking trained models": ANALYSIS,
     "Command lines": COMMANDS,
 }
