@@ -1,7 +1,7 @@
 """What norms' outputs say about tokens, and about each other: which estimators are asked, of which activations.
 
-T is what a norm gives for a token, x_t. Y is the next token, and x_{t-k} the one k before x_t. Between layers X is what the norm
-before gives. :mod:`ibnorm_megatron.information` has the estimators, and docs/information.md what their numbers mean.
+T is what a norm gives for a token, x_t. Y is the next token, and x_{t-k} the one k before x_t. Between layers X is what the
+norm before gives. :mod:`ibnorm_megatron.information` has the estimators, docs/information.md what their numbers mean.
 """
 
 from __future__ import annotations
