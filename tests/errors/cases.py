@@ -8,6 +8,7 @@ from .command_rows import COMMANDS, COMPARE, PREPARE
 from .config_rows import CONFIG
 from .data_rows import DATA
 from .environment_rows import ENVIRONMENT
+from .fit_rows import FIT
 from .lab_rows import LAB
 from .layout_rows import LAYOUT
 from .norm_rows import NORMS
@@ -26,5 +27,6 @@ AREAS: dict[str, tuple[Row, ...]] = {
     "Preparing data": PREPARE,
     "Comparing and verifying": COMPARE,
     "Studies": LAB,
+    "Results from elsewhere": FIT,
     "Command lines": COMMANDS,
 }
