@@ -9,6 +9,7 @@ from .command_rows import COMMANDS, COMPARE, PREPARE
 from .config_rows import CONFIG
 from .data_rows import DATA
 from .environment_rows import ENVIRONMENT
+from .fit_rows import FIT
 from .lab_rows import LAB
 from .layout_rows import LAYOUT
 from .norm_rows import NORMS
@@ -28,5 +29,6 @@ AREAS: dict[str, tuple[Row, ...]] = {
     "Comparing and verifying": COMPARE,
     "Studies": LAB,
     "Asking trained models": ANALYSIS,
+    "Results from elsewhere": FIT,
     "Command lines": COMMANDS,
 }

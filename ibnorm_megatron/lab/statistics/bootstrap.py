@@ -46,7 +46,7 @@ class Bootstrap:
     Attributes:
         values: of the combinations, ``[t]``.
         errors: their standard errors, by the cluster jackknife, ``[t]``.
-        deviations: the resampled absolute studentized deviations, ``[resamples, t]``.
+        deviations: the resampled absolute studentized deviations, the smallest first, ``[resamples, t]``.
         freedom: Student's, of the least quantile, ``[t]``.
     """
 
@@ -64,7 +64,10 @@ class Bootstrap:
         """Of the interval at any level, 1 less ``alpha``."""
         if not self.is_known(place):
             return np.inf
-        resampled = float(np.quantile(self.deviations[:, place], 1 - alpha))
+        ordered = self.deviations[:, place]
+        at = (1 - alpha) * (len(ordered) - 1)
+        below = int(at)
+        resampled = float(ordered[below] + (at - below) * (ordered[min(below + 1, len(ordered) - 1)] - ordered[below]))
         return max(resampled, float(stats.t.isf(alpha / 2, self.freedom[place]))) * float(self.errors[place])
 
     def is_known(self, place: int) -> bool:
@@ -126,7 +129,7 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
     for g in range(len(names)):
         squares += (draws[:, g, None] * own[g] - shift @ taken[g].T) ** 2
     again = np.sqrt((len(names) - 1) / len(names) * squares)
-    deviations = np.abs(moved) / np.maximum(again, 1e-300)
+    deviations = np.sort(np.abs(moved) / np.maximum(again, 1e-300), axis=0)
     return Bootstrap(targets @ fit.free, errors, deviations, freedom)
 
 
