@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import Norm
 from .functional import ib_norm, layer_norm, rms_norm
-from .plan import Form, Scale, Strength, wide
+from .plan import Form, Plan, Scale, Strength, wide
 
 
 class StandardizingNorm(Norm):
@@ -88,6 +88,10 @@ class RMSNorm(LayerNorm):
         bias = None if self.bias is None else wide(self.bias)
         return self.standardize(wide(x), 1 + wide(self.weight), bias).to(x.dtype)
 
+    def gain(self) -> Tensor:
+        """gamma ``[d]``: the weight, or 1 more than it."""
+        return 1 + wide(self.weight) if self.unit_offset else self.weight
+
 
 class IBNorm(StandardizingNorm):
     """IBNorm (arXiv 2510.25262): compress toward the mean, standardize, affine; see :func:`ib_norm` for the formula.
@@ -133,6 +137,11 @@ class IBNorm(StandardizingNorm):
         if self.strength == "scheduled" and torch.compiler.is_compiling():
             return self._scheduled_tensor
         return self._scheduled
+
+    def current_compression(self) -> Plan:
+        """The compression, with lambda as the next forward pass has it."""
+        lam = float(self.current_lambda())
+        return Plan.of(self.compression, lam, self.eps, self.scale, "unit_slope", self.center)
 
     def set_step(self, done: int, steps: int) -> None:
         """Set a scheduled lambda for the step after ``done``; otherwise nothing."""
