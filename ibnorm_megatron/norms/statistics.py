@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .base import Norm
+from .plan import Plan
 
 #: A channel is an outlier if its second moment is above the square of this times the median channel's. In units of the
 #: median channel, what LLM.int8() (Dettmers et al., arXiv 2208.07339) takes for a magnitude of an outlier.
@@ -137,46 +138,35 @@ class NormSums:
             self._add("gains", norm.local_size)
 
     def _add_block(self, norm: Norm, x: Tensor) -> None:
-        (mean,) = _row_means(norm, x)
+        (mean,) = _row_means(norm, x.sum(-1))
         deviation = x - mean.unsqueeze(-1)
         c = deviation if norm.center else x
         square_of = c.square()
-        variance, square, fourth = _row_means(norm, deviation.square(), square_of, square_of.square())
+        sums = [_square_sum(deviation), square_of.sum(-1), _square_sum(square_of)]
+        variance, square, fourth = _row_means(norm, *sums)
         largest = square_of.amax(-1)
         if norm.process_group is not None:
             dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=norm.process_group)
-        if norm.counts_rows:
-            shaped = square > 0  # a row of zeros has no shape
-            crest = (largest[shaped] / square[shaped]).sqrt()
-            self._add("rows", len(x))
-            self._add("shaped", shaped.sum())
-            self._add("variance", variance.sum())
-            self._add("square", square.sum())
-            self._add("kurtosis", (fourth[shaped] / square[shaped].square()).sum())
-            self._add("crest", crest.sum())
-            if len(crest):
-                self._raise("crest", crest.max())
         if norm.counts_rows or norm.process_group is not None:
             self.sums[len(_SUMS) : len(_SUMS) + self.width][_columns(norm)] += square_of.sum(0)
-        self._add_compressed(norm, c, square)
-
-    def _add_compressed(self, norm: Norm, c: Tensor, square: Tensor) -> None:
         plan = norm.current_compression()
-        if plan is None:
-            return
-        u = c * (square + plan.eps).rsqrt().unsqueeze(-1) if plan.relative else c
-        g = plan.compress(u)
-        beyond = (u.abs() > plan.lam).double()
-        means = _row_means(norm, u.square(), g, g.square(), beyond, plan.slope(u).expand_as(u))
+        compressed = None if plan is None else _compressed(norm, plan, c, square)
         if not norm.counts_rows:
             return
-        of_u, of_g, of_square, of_beyond, of_slope = means
-        self._add("input", of_u.sum())  # the mean of u is 0 where the norm centres
-        self._add("output", (of_square - of_g.square() if plan.center else of_square).sum())
-        self._add("slope", of_slope.sum())
-        if plan.compression.of_ratio:
+        shaped = square > 0  # a row of zeros has no shape
+        crest = (largest[shaped] / square[shaped]).sqrt()
+        self._add("rows", len(x))
+        self._add("shaped", shaped.sum())
+        self._add("variance", variance.sum())
+        self._add("square", square.sum())
+        self._add("kurtosis", (fourth[shaped] / square[shaped].square()).sum())
+        self._add("crest", crest.sum())
+        if len(crest):
+            self._raise("crest", crest.max())
+        for name, value in (compressed or {}).items():
+            self._add(name, value.sum())
+        if plan is not None and plan.compression.of_ratio:
             self._raise("lambda", plan.lam)
-            self._add("beyond", of_beyond.sum())
 
     def figures(self) -> Figures:
         """What follows from the sums over all ranks."""
@@ -221,12 +211,36 @@ def _columns(norm: Norm) -> slice:
     return slice(first, first + norm.local_size)
 
 
-def _row_means(norm: Norm, *values: Tensor) -> Iterator[Tensor]:
-    """The means over whole rows of several ``[n, d]``, ``[n]`` each, in one message where columns are spread over ranks."""
-    sums = torch.stack([value.sum(-1) for value in values])
+def _compressed(norm: Norm, plan: Plan, c: Tensor, square: Tensor) -> dict[str, Tensor]:
+    """What compressing rows c ``[n, d]`` of mean square ``square`` makes of each, ``[n]`` by the name of its sum."""
+    ratio = (square + plan.eps).rsqrt() if plan.relative else torch.ones_like(square)
+    u = (c * ratio.unsqueeze(-1)).float()  # the curve in float32, as norms compute it, and its sums in float64
+    size = u.abs()
+    f = plan.compression.f(size, plan.lam)
+    slope = plan.compression.slope(size, plan.lam).sum(-1, dtype=torch.float64)
+    beyond = (size > plan.lam).sum(-1).double()
+    g = torch.copysign(f, u).double()
+    mean, of_square, of_slope, of_beyond = _row_means(norm, g.sum(-1), _square_sum(g), slope, beyond)
+    variance = of_square - mean.square() if plan.center else of_square
+    return {
+        "input": square * ratio.square(),  # the mean of u is 0 where the norm centres
+        "output": variance * plan.gain**2,
+        "slope": of_slope * plan.gain,
+        "beyond": of_beyond,
+    }
+
+
+def _square_sum(rows: Tensor) -> Tensor:
+    """The sum of squares of each row ``[n, d]``."""
+    return torch.linalg.vecdot(rows, rows)
+
+
+def _row_means(norm: Norm, *sums: Tensor) -> Iterator[Tensor]:
+    """Means over whole rows from several sums over this rank's columns, ``[n]`` each, in one message if columns are spread."""
+    together = torch.stack(sums)
     if norm.process_group is not None:
-        dist.all_reduce(sums, group=norm.process_group)
-    return iter(sums / norm.hidden_size)
+        dist.all_reduce(together, group=norm.process_group)
+    return iter(together / norm.hidden_size)
 
 
 def _quotient(a: float, b: float) -> float:

@@ -1,8 +1,8 @@
 """What all norms of a model see of a few fixed sequences, in figures that are the same in every layout.
 
-The tokens are the first :data:`TOKENS` of the validation split, or one sequence where that is longer: the same at every step,
-for every seed of a run and in every layout, so that what changes is the model, and arms of a comparison are seen on the same
-text. They go through the model once, forward, as in an evaluation: without dropout, without noise, and without gradients.
+The tokens are the first of the validation split, up to :data:`TOKENS` and half a step's: the same at every step, for every
+seed of a run and in every layout, so that what changes is the model, and arms of a comparison are seen on the same text.
+They go through the model once, forward, as in an evaluation: without dropout, without noise, and without gradients.
 
 Why not the training step's own forward pass, which is there anyway? Recomputation calls a norm twice, with what it computes
 in between; a compiled layer sees no hook, and to run that step uncompiled would change its numbers; how many tokens a
@@ -29,12 +29,13 @@ from ..norms.site import Site
 from ..norms.statistics import Figures, NormSums
 from ..parallel.cpu_compat import device
 from ..parallel.groups import Groups
+from .config import TrainConfig
 from .step import inputs, own_share
 
 if TYPE_CHECKING:
     from .loop import Trainer
 
-#: Tokens that are looked at, in whole sequences and one at least.
+#: Tokens that are looked at at most, in whole sequences, and one of these at least.
 TOKENS = 2048
 
 
@@ -43,12 +44,17 @@ class NormView:
 
     Args:
         sequences: the validation split.
-        length: tokens of a sequence.
+        train: how long they are, and how many a step takes.
+
+    Attributes:
+        tokens: how many are looked at.
     """
 
-    def __init__(self, sequences: Sequences, length: int) -> None:
+    def __init__(self, sequences: Sequences, train: TrainConfig) -> None:
         self._sequences = sequences
-        self._number = min(max(1, TOKENS // length), sequences.per_epoch)
+        most = min(TOKENS // train.sequence_length, train.global_batch_size // 2, sequences.per_epoch)
+        self._number = max(1, most)
+        self.tokens = self._number * train.sequence_length
         self._batches: list[Batch] = []
         self._counted: list[int] = []  # sequences of each micro-batch that are looked at; the first of them
 

@@ -254,7 +254,7 @@ def build_trainer(
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
     engine = build_engine(config, groups, prepare_module)
     sizes = torch.from_numpy(token_bytes(prepared.folders[0], prepared.tokenizer))
-    view = NormView(validation.dataset, train.sequence_length)
+    view = NormView(validation.dataset, train)
     guard = Guard(config.guard)
     average = WeightAverage(train.average_decay) if train.average_decay else None
     callbacks = [

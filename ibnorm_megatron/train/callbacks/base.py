@@ -29,9 +29,9 @@ class Callback:
         """Every ``log.interval`` steps and after the last: what metrics.jsonl holds of the step. Before ``after_step``."""
 
     def on_gradient(self, trainer: Trainer) -> None:
-        """Within a step, where its gradient is complete and weights are those it is of; ``trainer.state`` is of before the step.
+        """Within a step, where its gradient is complete and the weights are those it is of.
 
-        Of callbacks that override this.
+        ``trainer.state`` is still that of the step before. Called for those that override it.
         """
 
     def after_step(self, trainer: Trainer) -> None:
