@@ -153,7 +153,7 @@ class NormSums:
         compressed = None if plan is None else _compressed(norm, plan, c, square)
         if not norm.counts_rows:
             return
-        shaped = square > 0  # a row of zeros has no shape
+        shaped = square != 0  # a row of zeros has no shape, and what is not finite is to be seen
         crest = (largest[shaped] / square[shaped]).sqrt()
         self._add("rows", len(x))
         self._add("shaped", shaped.sum())
@@ -172,7 +172,8 @@ class NormSums:
         """What follows from the sums over all ranks."""
         total = dict(zip(_SUMS, self.sums.tolist(), strict=False))
         crest_max, strength = self.peaks.tolist()
-        rows, shaped, compressed = total["rows"], total["shaped"], total["input"] > 0
+        crest = _quotient(total["crest"], total["shaped"])
+        rows, shaped, compressed = total["rows"], total["shaped"], total["input"] != 0
         channels = self.sums[len(_SUMS) : len(_SUMS) + self.width].cpu()
         outlying = channels > OUTLIER**2 * torch.quantile(channels, 0.5)
         return Figures(
@@ -184,8 +185,8 @@ class NormSums:
             contraction=total["output"] / total["input"] if compressed else None,
             slope=_quotient(total["slope"], rows) if compressed else None,
             kurtosis=_quotient(total["kurtosis"], shaped),
-            crest=_quotient(total["crest"], shaped),
-            crest_max=crest_max if shaped else float("nan"),
+            crest=crest,
+            crest_max=crest_max if crest == crest else crest,  # ranks may lose a nan as they take the maximum
             outliers=int(outlying.sum()),
             outlier_energy=_quotient(float(channels[outlying].sum()), float(channels.sum())),
             largest_channel=int(channels.argmax()),
