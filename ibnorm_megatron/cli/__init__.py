@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "verify",
     "lab": "lab",
     "compare": "compare",
+    "telemetry": "telemetry",
     "check-norm": "check_norm",
 }
 
