@@ -43,6 +43,9 @@ _TITLES = {
 #: Figures between 0 and 1, whose colours are those of the whole range.
 _SHARES = ("beyond_lambda", "contraction", "slope", "outlier_energy", "gamma_small")
 
+#: A ratio of variances from which on its colour says no more.
+_FAR = 4.0
+
 _MOST_LABELS = 28
 
 
@@ -80,10 +83,11 @@ def _place(site: str) -> str:
 def _heatmap(figure: Figure, axes: Axes, series: Series, name: str, order: Sequence[int]) -> None:
     values = series.figures[name][order]
     sites = [series.sites[number] for number in order]
-    colours = axes.pcolormesh(
-        _edges(series.steps), np.arange(len(sites) + 1), values, cmap="viridis", norm=_scale(name, values)
-    )
-    figure.colorbar(colours, ax=axes, pad=0.01)
+    ratio = name == "variance_ratio"  # about 1, in two colours
+    scale, colours = (LogNorm(1 / _FAR, _FAR), "RdBu_r") if ratio else (_scale(name, values), "viridis")
+    edges = _edges(series.steps), np.arange(len(sites) + 1)
+    mesh = axes.pcolormesh(*edges, values, cmap=colours, norm=scale)
+    figure.colorbar(mesh, ax=axes, pad=0.01, extend="both" if ratio else "neither")
     axes.set_facecolor("0.85")  # where there is no such figure
     every = math.ceil(len(sites) / _MOST_LABELS)
     axes.set_yticks(np.arange(0, len(sites), every) + 0.5, [_plain(site) for site in sites[::every]], fontsize="x-small")

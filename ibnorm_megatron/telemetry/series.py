@@ -67,7 +67,8 @@ def load_series(path: Path) -> Series:
         mend = "wait for the step that log.telemetry says, or train with log.telemetry above 0"
         raise UserError(Problem("the run", str(path), why, mend))
     try:
-        return _series(f"{path.name}: {label}" if label else path.name, records)
+        name = path.resolve().name
+        return _series(f"{name}: {label}" if label else name, records)
     except (KeyError, TypeError, ValueError, AttributeError):
         where = str(path / "telemetry.jsonl")
         raise UserError(Problem("the run folder's file", where, "it is damaged", "restore it or run again")) from None
