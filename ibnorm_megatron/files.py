@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -51,6 +52,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` by ``value`` as indented JSON in one step."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def unused_name(folder: Path, stem: str, suffix: str = "") -> Path:
+    """The first of STEM-1, STEM-2 ... that does not exist."""
+    return next(path for n in itertools.count(1) if not (path := folder / f"{stem}-{n}{suffix}").exists())
 
 
 def sync_file(path: Path) -> None:

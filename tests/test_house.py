@@ -25,21 +25,16 @@ BELOW = {
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "lab": {"config", "data", "model", "norms", "train", "train.config", "root"},
     "information": {"root"},
+    "telemetry": {"train", "root"},
     "analysis": {
-        "checkpoints",
-        "config",
-        "data",
-        "information",
-        "lab",
-        "model",
-        "norms",
-        "parallel",
-        "train",
-        "train.config",
-        "root",
+        *("checkpoints", "config", "data", "information", "lab"),
+        *("model", "norms", "parallel", "train", "train.config", "root"),
     },
     "checks": {"norms", "root"},
-    "cli": {"analysis", "checkpoints", "checks", "norms", "config", "data", "lab", "train", "verify", "root"},
+    "cli": {
+        *("analysis", "checkpoints", "checks", "norms", "config", "data", "lab", "telemetry"),
+        *("train", "verify", "root"),
+    },
     "data_prep": {"data", "root"},
 }
 SOURCES = sorted([*(ROOT / "ibnorm_megatron").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])

@@ -22,6 +22,7 @@ COMMANDS = {
     "lab": "lab",
     "compare": "compare",
     "analyze": "analyze",
+    "telemetry": "telemetry",
     "check-norm": "check_norm",
 }
 

@@ -14,7 +14,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    from ..lab.compare import check_picture, draw_curves, load_arms, print_table
+    from ..lab.compare import draw_curves, load_arms, print_table
+    from ..pictures import check_picture
 
     if arguments.picture:
         check_picture(arguments.picture)

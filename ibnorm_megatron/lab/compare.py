@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import Problem, UserError, raise_if_any
+from ..pictures import save_picture
 from ..train.run_folder import RunFolder, differences
 
 #: Fields of config and run card in which arms of one comparison may differ.
@@ -19,9 +19,6 @@ _FREE_CARD = ("plugins", "norm", "started", "resumed", "parameters.norms")
 #: What is read from each record of a run.
 _CARD = ("norm", "tokens")
 _SUMMARY = ("val_loss", "val_bits_per_byte", "tokens_per_second", "peak_memory_bytes", "unigram_entropy")
-
-#: Kinds of picture, by the end of the file's name.
-PICTURES = (".png", ".svg", ".pdf")
 
 ONE_SEED = (
     "One seed proves nothing: differences of this size come and go with the seed. Repeat with several before you believe one."
@@ -120,18 +117,6 @@ def print_table(arms: Sequence[Arm]) -> None:
     console.print(ONE_SEED, style="bold yellow")
 
 
-def check_picture(path: Path) -> None:
-    """Refuse a picture that cannot be written, before anything is read.
-
-    Raises:
-        UserError: its name has another end than :data:`PICTURES`, or is a folder's.
-    """
-    if path.suffix.lower() not in PICTURES:
-        raise UserError(Problem("--picture", str(path), "its kind is not known", f"end its name in {', '.join(PICTURES)}"))
-    if path.is_dir():
-        raise UserError(Problem("--picture", str(path), "it is a folder", "give the name of a file"))
-
-
 def draw_curves(arms: Sequence[Arm], path: Path) -> None:
     """Training loss, smoothed, with validation points, over tokens; the unigram entropy as a dashed line.
 
@@ -162,14 +147,7 @@ def draw_curves(arms: Sequence[Arm], path: Path) -> None:
     )
     axes.legend(title="validation loss at the end")
     figure.supxlabel("one seed: differences of this size may come from the seed alone", fontsize="small", color="gray")
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, path)
-    except OSError as error:
-        why = f"it cannot be written ({error.strerror})"
-        raise UserError(Problem("--picture", str(path), why, "give another path")) from None
+    save_picture(figure, path)
 
 
 def _curve(arm: Arm, name: str, per_step: float) -> tuple[list[float], list[float]]:

@@ -24,6 +24,10 @@ from .norm_slots import norm_output, norms_of, seed_norms
 from .spec import block_spec, check_norms, norm_slots, stage_layers, transformer_config
 from .width import parametrize
 
+#: The parts of a model: word and learned position embeddings, the matrices of attention, those of the MLP, every norm, and the
+#: output head.
+PARTS = ("embedding", "attention", "mlp", "norms", "head")
+
 
 class LanguageModel(nn.Module):
     """A decoder-only language model on this rank, initialized from ``seed``.
@@ -117,6 +121,24 @@ class LanguageModel(nn.Module):
         sites = {id(norm): f"norm {site}" for site, norm in norms_of(self.gpt).items()}
         named = {sites.get(id(module), self._logical(name)): module for name, module in self.gpt.named_modules() if name}
         return {**named, "loss": self}
+
+    def parts(self) -> dict[str, dict[str, nn.Parameter]]:
+        """This rank's parameters by part of the model (:data:`PARTS`), each by its logical name.
+
+        Tied embeddings are the embedding, and the output head is then without parameters.
+        """
+        tied = self.gpt.share_embeddings_and_output_weights
+        holders: list[tuple[str, nn.Module]] = []  # a later one takes over from those before
+        holders += [("embedding", self.gpt.embedding)] if self.gpt.pre_process else []
+        holders += [("embedding" if tied else "head", self.gpt.output_layer)] if self.gpt.post_process else []
+        for layer in self.gpt.decoder.layers:
+            holders += [("attention", layer.self_attention), ("mlp", layer.mlp)]
+        holders += [("norms", norm) for norm in norms_of(self.gpt).values()]
+        part_of = {id(parameter): part for part, module in holders for parameter in module.parameters()}
+        found: dict[str, dict[str, nn.Parameter]] = {part: {} for part in PARTS}
+        for name, parameter in self.logical_parameters().items():
+            found[part_of[id(parameter)]][name] = parameter
+        return found
 
     def _logical(self, name: str) -> str:
         """A name within this stage as it is in the whole model."""

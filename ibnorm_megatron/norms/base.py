@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .plan import Plan
 from .site import Site
 
 
@@ -31,9 +32,14 @@ class Norm(nn.Module):
     sums gradients: ``sequence_parallel`` (Megatron's own) or ``partial_over_tensor_parallel``. A replicated parameter
     never has ``tensor_model_parallel`` set, which would count it once per rank in the gradient norm; a sharded one has.
 
+    Attributes:
+        center: whether a row's mean is taken away before anything else.
+
     Raises:
         ValueError: the row cannot be cut into equal slices.
     """
+
+    center = False
 
     def __init__(
         self,
@@ -92,6 +98,25 @@ class Norm(nn.Module):
         """Which columns of a whole row this rank holds: int64 ``[d]``, or of its slice."""
         first = 0 if self.process_group is None else dist.get_rank(self.process_group) * self.local_size
         return torch.arange(first, first + self.local_size, device=device)
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether this rank's rows enter sums over the world: of ranks that see the same rows, the first one's do."""
+        group = self._tensor_group
+        shares = group is None or (self.process_group is None and group in self.token_groups)
+        return shares or dist.get_rank(group) == 0
+
+    def gain(self) -> Tensor | None:
+        """gamma as the next forward pass has it, of this rank's columns ``[d]``: what a standardized row is multiplied by.
+
+        None for a norm without one. A ``weight`` of that shape is taken for it.
+        """
+        weight = getattr(self, "weight", None)
+        return weight if isinstance(weight, Tensor) and weight.shape == (self.local_size,) else None
+
+    def current_compression(self) -> Plan | None:
+        """How the next forward pass compresses a row before it standardizes it, in the unit-slope form; None: not at all."""
+        return None
 
     def set_step(self, done: int, steps: int) -> None:
         """Called at the start of a run and after each optimizer step: ``done`` of ``steps`` are taken.

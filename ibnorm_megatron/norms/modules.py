@@ -88,6 +88,10 @@ class RMSNorm(LayerNorm):
         bias = None if self.bias is None else wide(self.bias)
         return self.standardize(wide(x), 1 + wide(self.weight), bias).to(x.dtype)
 
+    def gain(self) -> Tensor:
+        """gamma ``[d]``: the weight, or 1 more than it."""
+        return 1 + wide(self.weight) if self.unit_offset else self.weight
+
 
 class IBNorm(StandardizingNorm):
     """IBNorm (arXiv 2510.25262): compress toward the mean, standardize, affine; see :func:`ib_norm` for the formula.
@@ -139,6 +143,11 @@ class IBNorm(StandardizingNorm):
         lam = self.current_lambda()
         number, tensor = (1.0, lam) if isinstance(lam, Tensor) else (lam, None)
         return Plan.of(self.compression, number, self.eps, self.scale, self.form, self.center), tensor
+
+    def current_compression(self) -> Plan:
+        """The compression, with lambda as the next forward pass has it."""
+        lam = float(self.current_lambda())
+        return Plan.of(self.compression, lam, self.eps, self.scale, "unit_slope", self.center)
 
     def set_step(self, done: int, steps: int) -> None:
         """Set a scheduled lambda for the step after ``done``; otherwise nothing."""

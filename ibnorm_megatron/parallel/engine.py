@@ -19,7 +19,7 @@ from . import cpu_compat
 from .config import Layout, Precision
 from .gradients import sum_partial_gradients
 from .groups import Groups, ModelParallelUnit
-from .optimizer_state import OptimizerState
+from .optimizer_state import OptimizerState, answers_for
 from .pipeline import Inputs, run_pipeline
 from .skipping import Gate, Judge, leave_overflow_to_the_norm
 
@@ -226,6 +226,28 @@ class Engine:
         # Only fp16 scales losses, and DeepSpeed's optimizer for bf16 at stage 1 has no scale to ask for.
         scale = self.deepspeed.optimizer.loss_scale if self.deepspeed.fp16_enabled() else 1.0
         return safe_get_full_grad(parameter).float() / scale
+
+    def gradient_norms(self, parts: Mapping[str, Mapping[str, nn.Parameter]]) -> dict[str, float | None]:
+        """Norms of the whole gradient's parts between :meth:`forward_backward` and :meth:`step`, before clipping.
+
+        Every parameter of the model counts once, whichever ranks hold it or copies of it. Collective, in one message.
+
+        Args:
+            parts: this rank's parameters by part, and by their name in the whole model; every rank names the same parts.
+
+        Returns:
+            Of each part its norm; None where no rank has a parameter of it.
+        """
+        sums = torch.zeros(len(parts), 2, dtype=torch.float64, device=cpu_compat.device())  # squares, and how many
+        for number, parameters in enumerate(parts.values()):
+            answered = {name: p for name, p in parameters.items() if answers_for(p, self.groups.tensor_rank)}
+            for gradient in self.optimizer_state.own_gradients(answered).values():
+                sums[number, 0] += torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+                sums[number, 1] += gradient.numel()
+        dist.all_reduce(sums)
+        scale = self.optimizer_state.gradient_scale()
+        found = zip(parts, sums.tolist(), strict=True)
+        return {name: square**0.5 / scale if elements else None for name, (square, elements) in found}
 
     def set_learning_rate(self, lr: float) -> None:
         """Set the learning rate of every parameter group: its own ``lr_factor``, where it has one, times this."""

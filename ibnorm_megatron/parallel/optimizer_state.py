@@ -88,6 +88,21 @@ class OptimizerState:
                 own[name] = fragment.part(start, end)
         return own
 
+    def own_gradients(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Between the backward pass and the step, this rank's part of each gradient, flat: together replicas have it once.
+
+        As DeepSpeed holds it, in whatever type and times fp16's loss scale; nothing is sent.
+        """
+        found = {}
+        for name, parameter in parameters.items():
+            if (part := self._own_gradient(parameter)) is not None:
+                found[name] = part
+        return found
+
+    def gradient_scale(self) -> float:
+        """By what gradients are multiplied: fp16's loss scale."""
+        return float(self._zero.loss_scale) if self._stage and self._engine.fp16_enabled() else 1.0
+
     def begin_load(self, steps: int) -> None:
         """Make room for the moments of an optimizer that has taken so many steps; fragments then take the values."""
         for holder in self._holders():
@@ -149,6 +164,26 @@ class OptimizerState:
         state = self._adam.state.get(holder, {})
         values = {"weight": holder, **{kind: state[kind] for kind in _MOMENTS if kind in state}}
         return {kind: value.detach().view(-1).narrow(0, start, length) for kind, value in values.items()}
+
+    def _own_gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        if self._stage == 0:
+            rank, ranks = dist.get_rank(self._replicas), dist.get_world_size(self._replicas)
+            assert parameter.grad is not None
+            return parameter.grad.reshape(-1)[rank * parameter.numel() // ranks : (rank + 1) * parameter.numel() // ranks]
+        if self._stage == 3:
+            from deepspeed.utils import safe_get_local_grad
+
+            length = parameter.ds_tensor.ds_numel  # type: ignore[attr-defined]
+            real = min(length, max(0, parameter.ds_numel - length * dist.get_rank(self._replicas)))  # type: ignore[attr-defined]
+            return safe_get_local_grad(parameter).view(-1)[:real]
+        mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+        if mapping is None:
+            return None
+        gradient: Tensor = mapping.get_lp_grad_fragment(parameter._index_in_param_group)  # type: ignore[attr-defined]
+        run = mapping.lp_fragment_address
+        # The optimizer for bf16 with float32 accumulation keeps all of the gradient, of which it steps on the same run.
+        whole = gradient.numel() == parameter.numel()
+        return gradient.view(-1)[run.start : run.start + run.numel] if whole else gradient.view(-1)
 
     def _equal_share(self, parameter: nn.Parameter) -> Fragment | None:
         """Stage 3: ranks have equal shares, the last ones with padding behind the last element."""

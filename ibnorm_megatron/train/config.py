@@ -114,13 +114,14 @@ class GuardConfig(_Room):
 
 
 class LogConfig(_Room):
-    """Where metrics go, beside metrics.jsonl which is always written."""
+    """Where metrics go, beside metrics.jsonl which is always written, and how often the norms are looked into."""
 
     interval: int = Field(1, gt=0, description="steps between records")
     console: bool = Field(True, description="progress on the terminal")
     tensorboard: bool = False
     wandb: Literal["off", "offline", "online"] = "off"
     wandb_project: str = "ibnorm_megatron"
+    telemetry: int = Field(100, ge=0, description="steps between looks into the norms, for telemetry.jsonl; 0 means none")
     norm_cost: bool = Field(False, description="after the last step, time the norms alone and report their share of a step")
 
 

@@ -19,7 +19,7 @@ from ..errors import Problem, RunFailure
 from ..parallel.cpu_compat import device, on_gpu
 from ..parallel.engine import Engine
 from ..parallel.groups import Groups
-from .callbacks.base import Callback, Record, speaks
+from .callbacks.base import Callback, Record, looks_at_gradients, speaks
 from .flops import model_flops_utilization
 from .guard import Guard
 from .memory import peak_memory
@@ -65,7 +65,7 @@ class Trainer:
         self.state = TrainState()
         self.summary: Record = {}
         self.loader, self.callbacks, self.guard = loader, callbacks, guard
-        self.take_step = TrainStep(config.train, groups, engine, guard=guard)
+        self.take_step = TrainStep(config.train, groups, engine, self._on_gradient, guard)
         self.failure: Problem | None = None
         self.failure_kind = ""
         self.whereabouts, self.pace = Whereabouts(), Pace()
@@ -125,6 +125,12 @@ class Trainer:
         utilization = model_flops_utilization(self.config, rate, dist.get_world_size())
         return {**record, "tokens_per_second": rate, "step_seconds": seconds, **utilization}
 
+    def _on_gradient(self) -> None:
+        for callback in self.callbacks:
+            if looks_at_gradients(callback):
+                with self.whereabouts.during(callback.doing):
+                    callback.on_gradient(self)
+
     def _record(self, metrics: StepMetrics) -> Record:
         return {
             "step": self.state.step,
@@ -156,6 +162,11 @@ class Trainer:
         """Tell every callback of an evaluation."""
         for callback in self.callbacks:
             callback.on_evaluate(self, record)
+
+    def notify_telemetry(self, record: Record) -> None:
+        """Tell every callback of what was measured inside the model."""
+        for callback in self.callbacks:
+            callback.on_telemetry(self, record)
 
     def snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights, optimizer and random numbers: plain values, equal on all ranks."""

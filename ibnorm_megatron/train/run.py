@@ -222,8 +222,10 @@ def build_trainer(
     from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
     from .callbacks.signals import StopOnSignal
     from .callbacks.stragglers import Stragglers
+    from .callbacks.telemetry import Telemetry
     from .guard import Guard
     from .loop import Trainer
+    from .norm_view import NormView
 
     train, log, data = config.train, config.log, config.data
     folder = RunFolder(config.run.dir)
@@ -252,6 +254,7 @@ def build_trainer(
     validation = loader("validation", 0)  # the same sequences whatever the seed of the run
     engine = build_engine(config, groups, prepare_module)
     sizes = torch.from_numpy(token_bytes(prepared.folders[0], prepared.tokenizer))
+    view = NormView(validation.dataset, train)
     guard = Guard(config.guard)
     average = WeightAverage(train.average_decay) if train.average_decay else None
     callbacks = [
@@ -264,9 +267,10 @@ def build_trainer(
         StopOnSignal(),
         Stragglers(),
         average,
+        Telemetry(log.telemetry, view) if log.telemetry else None,
         Evaluate(validation, sizes, config.evaluate.interval, config.evaluate.batches, average),
         Checkpoint(config.checkpoint, average),
-        NormStrength(validation),
+        NormStrength(view),
         NormCost(validation) if log.norm_cost else None,
         Summary(),
         Console() if log.console else None,  # the last to speak, when everything it speaks of is done

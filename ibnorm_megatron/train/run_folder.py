@@ -2,6 +2,7 @@
 
 config.yaml    the resolved config            run_card.json  what the run is: versions, commit, layout, hashes, seed
 metrics.jsonl  one object a line              summary.json   how it ended
+telemetry.jsonl what was measured inside the model, one object a line
 diagnosis.json where numbers were not finite, if a run stopped for that
 checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest complete one. What begins with a dot is growing
                or going away, and nobody reads it; damaged-... and superseded-... were put aside
@@ -10,15 +11,13 @@ checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest com
 from __future__ import annotations
 
 import fcntl
-import itertools
 import json
-import math
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,8 +25,9 @@ import yaml
 
 from ..checkpoints.record import RECORD
 from ..errors import Problem, UserError
-from ..files import remove_leftovers, rename_directory, write_json, write_text
+from ..files import remove_leftovers, rename_directory, unused_name, write_json, write_text
 from ..printing import printable
+from .json_log import JsonLog, finite
 
 _LATEST = "latest"
 
@@ -39,8 +39,8 @@ class RunFolder:
         self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self.index_cache = self.path / "index"
-        self._metrics = self.path / "metrics.jsonl"
-        self._unwritten: list[str] = []
+        self._metrics = JsonLog(self.path / "metrics.jsonl")
+        self._telemetry = JsonLog(self.path / "telemetry.jsonl")
 
     def check(self) -> None:
         """Refuse a path that cannot become a run's folder.
@@ -94,7 +94,7 @@ class RunFolder:
             yield
 
     def begin(self, card: dict[str, Any], first_step: int, *, branches: bool = False) -> None:
-        """Write the run card, and drop metrics of steps that will be run again, keeping a copy of them.
+        """Write the run card, and drop records of steps that will be run again, keeping a copy of them.
 
         The card stays the one that the run began with; what a later start has differently is added to its ``resumed``.
         Checkpoints after ``first_step`` belong to a future that is run again: they are put aside under another name.
@@ -109,36 +109,21 @@ class RunFolder:
         self._clear_leftovers()
         for path in self._checkpoints():
             if step_of_checkpoint(path.name) > first_step:
-                path.rename(_unused(self.checkpoints, f"superseded-{path.name}"))
-        if not self._metrics.is_file():
-            return
-        kept, dropped = [], []
-        for line in self._metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-            (kept if _step_of(line) <= first_step else dropped).append(line)
-        if dropped:
-            write_text(_unused(self.path, "metrics.superseded", ".jsonl"), "".join(dropped))
-            write_text(self._metrics, "".join(kept))
+                path.rename(unused_name(self.checkpoints, f"superseded-{path.name}"))
+        for log in (self._metrics, self._telemetry):
+            log.keep_until(first_step)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl. JSON has no infinity and no NaN: they become null.
+        """Add one line to metrics.jsonl, as :meth:`JsonLog.append` does."""
+        self._metrics.append(record)
 
-        A line that cannot be written, as on a full disk, is kept and written with a later one; nothing is half written.
-        """
-        self._unwritten.append(json.dumps(_finite(record), allow_nan=False) + "\n")
-        with suppress(OSError), open(self._metrics, "ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            lines = "".join(self._unwritten).encode("utf-8")
-            try:
-                if file.write(lines) != len(lines):
-                    raise OSError("the disk took a part")
-            except OSError:
-                file.truncate(end)
-                raise
-            self._unwritten.clear()
+    def append_telemetry(self, record: dict[str, Any]) -> None:
+        """Add one line to telemetry.jsonl, as :meth:`JsonLog.append` does."""
+        self._telemetry.append(record)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, with null for what is not finite."""
-        write_json(self.path / "summary.json", _finite(summary))
+        write_json(self.path / "summary.json", finite(summary))
 
     def write_diagnosis(self, diagnosis: dict[str, Any]) -> None:
         """Write diagnosis.json: what was found where the numbers were no longer finite. Values are finite or null."""
@@ -162,9 +147,16 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every record of metrics.jsonl; none if nothing was recorded yet."""
-        if not self._metrics.is_file():
+        return self._read_log(self._metrics)
+
+    def read_telemetry(self) -> list[dict[str, Any]]:
+        """Every record of telemetry.jsonl; none if nothing was measured yet."""
+        return self._read_log(self._telemetry)
+
+    def _read_log(self, log: JsonLog) -> list[dict[str, Any]]:
+        if not log.path.is_file():
             return []
-        return self._read("metrics.jsonl", lambda text: [_mapping(json.loads(line)) for line in text.splitlines()])
+        return self._read(log.path.name, lambda text: [_mapping(json.loads(line)) for line in text.splitlines()])
 
     def _read(self, name: str, parse: Callable[[str], Any]) -> Any:
         path = self.path / name
@@ -206,7 +198,7 @@ class RunFolder:
         """Go on from an older checkpoint, and keep those that are damaged under other names."""
         write_text(self.checkpoints / _LATEST, use)
         for name in damaged:
-            (self.checkpoints / name).rename(_unused(self.checkpoints, f"damaged-{name}"))
+            (self.checkpoints / name).rename(unused_name(self.checkpoints, f"damaged-{name}"))
 
     def draft_checkpoint(self, step: int) -> Path:
         """The folder in which a checkpoint grows; no reader looks at it."""
@@ -272,27 +264,10 @@ def step_of_checkpoint(name: str) -> int:
     return int(name.removeprefix("step-"))
 
 
-def _step_of(line: str) -> float:
-    """The step of a metrics line; a line cut off by a kill belongs to no step that is kept."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not what was written")
     return value
-
-
-def _unused(folder: Path, stem: str, suffix: str = "") -> Path:
-    """The first of STEM-1, STEM-2 ... that does not exist."""
-    return next(path for n in itertools.count(1) if not (path := folder / f"{stem}-{n}{suffix}").exists())
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

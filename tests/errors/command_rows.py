@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .mischief import each, file, finished, replaced
+from .mischief import each, file, finished, looked_into, replaced
 from .rows import Row
 
 COMMANDS: tuple[Row, ...] = (
@@ -341,6 +341,54 @@ COMPARE: tuple[Row, ...] = (
         "ibnorm compare a --picture data.png",
         ("--picture is data.png: it is a folder; give the name of a file.",),
         before=each(finished("a"), file("data.png/x", "")),
+    ),
+    Row(
+        "no run to look into",
+        "ibnorm telemetry nowhere",
+        (
+            "the run folder's file is nowhere/run_card.json: it cannot be read (No such file or directory); give the folder of a run.",
+        ),
+    ),
+    Row(
+        "a run without telemetry",
+        "ibnorm telemetry a",
+        (
+            "the run is a: nothing was measured inside its model yet; wait for the step that log.telemetry says, or train with log.telemetry above 0.",
+        ),
+        before=finished("a"),
+    ),
+    Row(
+        "telemetry of something else",
+        "ibnorm telemetry a",
+        ("the run folder's file is a/telemetry.jsonl: it is damaged; restore it or run again.",),
+        before=looked_into("a", {"step": 3, "loss": 1.0}),
+    ),
+    Row(
+        "telemetry cut off",
+        "ibnorm telemetry a",
+        ("the run folder's file is a/telemetry.jsonl: it is damaged; restore it or run again.",),
+        before=each(finished("a"), file("a/telemetry.jsonl", '{"step": 100, "si')),
+    ),
+    Row(
+        "figures that no norm has",
+        "ibnorm telemetry a --picture a.png --figures kurtsois contraction",
+        (
+            "--figures is kurtsois: there is no such figure; did you mean 'kurtosis'?",
+            "--figures is contraction: no norm of a: rmsnorm has it; choose among std, kurtosis.",
+        ),
+        before=looked_into("a"),
+    ),
+    Row(
+        "figures that nobody draws",
+        "ibnorm telemetry a --figures kurtosis",
+        ("--figures is kurtosis: it says what to draw, and nothing is drawn; add --picture FILE.",),
+        before=looked_into("a"),
+    ),
+    Row(
+        "an unknown kind of heatmap",
+        "ibnorm telemetry a --picture a.gif",
+        ("--picture is a.gif: its kind is not known; end its name in .png, .svg, .pdf.",),
+        before=looked_into("a"),
     ),
     Row(
         "no steps to verify",

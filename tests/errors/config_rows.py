@@ -271,6 +271,11 @@ CONFIG: tuple[Row, ...] = (
         ("model.num_layers is 100000: input should be less than or equal to 10000; give it such a value.",),
     ),
     Row(
+        "a negative interval",
+        "ibnorm train tiny.yaml log.telemetry=-1",
+        ("log.telemetry is -1: input should be greater than or equal to 0; give it such a value.",),
+    ),
+    Row(
         "a window of too few steps",
         "ibnorm train tiny.yaml guard.spike_window=2",
         ("guard.spike_window is 2: input should be greater than or equal to 16; give it such a value.",),

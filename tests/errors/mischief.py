@@ -181,6 +181,13 @@ def finished(name: str, **summary: Any) -> Before:
     return write
 
 
+def looked_into(name: str, *lines: dict[str, Any]) -> Before:
+    """The telemetry of a finished run of RMSNorm, or these lines instead."""
+    site = {"std": 1.0, "kurtosis": 3.0, "contraction": None}
+    records = lines or ({"step": 100, "grad_norm": {"mlp": 0.5}, "sites": {"final": site}},)
+    return each(finished(name), file(f"{name}/telemetry.jsonl", "".join(f"{json.dumps(record)}\n" for record in records)))
+
+
 def read_only(name: str) -> Before:
     """A folder that nobody may write to."""
 

@@ -36,6 +36,8 @@ class NormalNorm(Norm):
         place: the keywords of :class:`Norm`.
     """
 
+    center = True
+
     def __init__(self, hidden_size: int, eps: float = 1e-5, *, noise: float = 0.4, bias: bool = True, **place: Any) -> None:
         super().__init__(hidden_size, **place)
         self.eps, self.noise = eps, noise

@@ -33,6 +33,10 @@ class LayerNormScaling(LayerNorm):
         bias = None if self.bias is None else wide(self.bias) * self.factor
         return self.standardize(wide(x), wide(self.weight) * self.factor, bias).to(x.dtype)
 
+    def gain(self) -> Tensor:
+        """gamma with the factor, ``[d]``."""
+        return wide(self.weight) * self.factor
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, factor={self.factor:.3g}"
 
@@ -60,9 +64,13 @@ class L2Norm(Norm):
     def forward(self, x: Tensor) -> Tensor:
         """x ``[..., d]`` to the same shape and type."""
         # sum(x^2) + eps = d (mean(x^2) + eps / d)
-        gain = wide(self.weight) / math.sqrt(self.hidden_size)
+        gain = self.gain()
         bias = None if self.bias is None else wide(self.bias)
         return rms_norm(wide(x), gain, bias, self.eps / self.hidden_size, self.process_group).to(x.dtype)
+
+    def gain(self) -> Tensor:
+        """What a row of mean square 1 is multiplied by, ``[d]``."""
+        return wide(self.weight) / math.sqrt(self.hidden_size)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, eps={self.eps}, bias={self.bias is not None}"

@@ -28,11 +28,20 @@ class Callback:
     def on_record(self, trainer: Trainer, record: Record) -> None:
         """Every ``log.interval`` steps and after the last: what metrics.jsonl holds of the step. Before ``after_step``."""
 
+    def on_gradient(self, trainer: Trainer) -> None:
+        """Within a step, where its gradient is complete and the weights are those it is of.
+
+        ``trainer.state`` is still that of the step before. Called for those that override it.
+        """
+
     def after_step(self, trainer: Trainer) -> None:
         """After an optimizer step; ``trainer.state`` says which."""
 
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         """After an evaluation."""
+
+    def on_telemetry(self, trainer: Trainer, record: Record) -> None:
+        """What was measured inside the model: ``step``, ``grad_norm`` by part, and ``sites``, figures by site."""
 
     def on_event(self, trainer: Trainer, event: Record) -> None:
         """Something happened that does not every step: ``step``, ``event`` (its kind), ``says`` (a sentence), and plain values.
@@ -69,3 +78,8 @@ class Callback:
 def speaks(callback: Callback) -> bool:
     """Whether a callback has something to say to all ranks."""
     return type(callback).say is not Callback.say
+
+
+def looks_at_gradients(callback: Callback) -> bool:
+    """Whether a callback has something to do amid a step."""
+    return type(callback).on_gradient is not Callback.on_gradient

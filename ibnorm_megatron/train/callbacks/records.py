@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl and summary.json always, TensorBoard and Weights & Biases on request."""
+"""Where records go: metrics.jsonl, telemetry.jsonl and summary.json always, TensorBoard and Weights & Biases on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class JsonLines(Callback):
-    """metrics.jsonl: one object a line, floats in full precision."""
+    """metrics.jsonl and telemetry.jsonl: one object a line, floats in full precision."""
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
         if trainer.groups.first:
@@ -26,6 +26,10 @@ class JsonLines(Callback):
     def on_event(self, trainer: Trainer, event: Record) -> None:
         if trainer.groups.first:
             trainer.folder.append_metrics(event)
+
+    def on_telemetry(self, trainer: Trainer, record: Record) -> None:
+        if trainer.groups.first:
+            trainer.folder.append_telemetry(record)
 
 
 class Summary(Callback):
@@ -104,6 +108,9 @@ class TensorBoard(Callback):
     def on_evaluate(self, trainer: Trainer, record: Record) -> None:
         self._write("validation", record)
 
+    def on_telemetry(self, trainer: Trainer, record: Record) -> None:
+        self._write("telemetry", _flat(record))
+
     def close(self) -> None:
         if self._writer:
             self._writer.close()
@@ -146,6 +153,10 @@ class Wandb(Callback):
         if self._run:
             self._run.log({f"validation/{key}": value for key, value in record.items()}, step=record["step"])
 
+    def on_telemetry(self, trainer: Trainer, record: Record) -> None:
+        if self._run:
+            self._run.log({f"telemetry/{key}": value for key, value in _flat(record).items()}, step=record["step"])
+
     def close(self) -> None:
         if self._run:
             self._run.finish()
@@ -158,3 +169,10 @@ class Wandb(Callback):
 
     def branch(self, state: Record) -> None:
         """A record of its own."""
+
+
+def _flat(record: Record) -> Record:
+    """Telemetry as single numbers: ``grad_norm/mlp``, ``layers.0.attn_in/kurtosis``. What a site does not have is left out."""
+    parts = {f"grad_norm/{part}": value for part, value in record["grad_norm"].items()}
+    sites = {f"{site}/{name}": value for site, figures in record["sites"].items() for name, value in figures.items()}
+    return {"step": record["step"], **{name: value for name, value in {**parts, **sites}.items() if value is not None}}
