@@ -225,7 +225,8 @@ def _entry(study: Study, trial: Trial, said: str, summary: Mapping[str, Any], *,
     status, reason = _status(summary, said)
     matching, wrong = _recorded(study, trial, config)
     if wrong and status != "failed":
-        status, reason = "failed", f"{wrong}; launcher.command has to hand {{config}} on as it is"
+        status, matching = "failed", {}  # of another run than this one
+        reason = f"{wrong}; launcher.command has to hand {{config}} on as it is"
     step = summary.get("step_seconds")
     return Entry(
         trial=trial,

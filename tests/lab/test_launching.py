@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ibnorm_megatron.errors import RunFailure
 from ibnorm_megatron.lab import launching, locks
 from ibnorm_megatron.lab.launching import command, environment
 from ibnorm_megatron.lab.locks import Claims, holder, is_held
@@ -133,5 +134,5 @@ def test_another_fault_of_a_lock_is_not_taken_for_that(tmp_path: Path, monkeypat
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(locks.fcntl, "flock", fault)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(RunFailure, match=r"the study's folder is .*: it cannot be written \(Input/output error\); mend that"):
         Claims(tmp_path)

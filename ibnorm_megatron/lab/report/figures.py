@@ -147,7 +147,7 @@ _PLANS = (
         scaling.lacks_difference,
         lambda view: (
             f"Loss minus that of {view.analysis.baseline}, paired by size, length and seed; a line is a size. Bands: Student’s "
-            "95 % interval, where there are two pairs or more."
+            "95 % interval, where there are two pairs or more; the widest are cut off by the panel."
         ),
         _difference_description,
     ),

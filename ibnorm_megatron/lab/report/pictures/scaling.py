@@ -14,6 +14,9 @@ from ..drawing import Paint
 from ..view import View
 from .axes import apart, flops, key, linear_axis, log_axis, nats, panels, widen
 
+#: Times the largest mean difference at which bands are cut: two seeds give intervals beside which no mean can be seen.
+_REACH = 4.0
+
 
 def lacks(view: View) -> str:
     """Why there is nothing to draw."""
@@ -84,6 +87,8 @@ def draw_difference(view: View, paint: Paint) -> Figure:
     figure = paint.figure(1.55 * math.ceil(len(arms) / columns) + 0.35)
     bands = {arm: _cells(view, arm) for arm in arms}
     ends = [end for found in bands.values() for cell in found for end in cell[2:] if math.isfinite(end)]
+    reach = _REACH * max((abs(cell[2]) for found in bands.values() for cell in found), default=0.0)
+    ends = [max(-reach, min(reach, end)) for end in ends]
     low, high = widen(min([0.0, *ends]), max([0.0, *ends]))
     for axes, arm in zip(panels(figure, len(arms), columns), arms, strict=True):
         look = view.looks[arm]
