@@ -23,9 +23,10 @@ BELOW = {
     "config": {"data", "model", "parallel", "train.config", "root"},
     "train": {"checkpoints", "config", "data", "model", "norms", "parallel", "root"},
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
+    "overhead": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "lab": {"config", "data", "model", "norms", "train", "train.config", "root"},
     "checks": {"norms", "root"},
-    "cli": {"checkpoints", "checks", "norms", "config", "data", "lab", "train", "verify", "root"},
+    "cli": {"checkpoints", "checks", "norms", "config", "data", "lab", "overhead", "train", "verify", "root"},
     "data_prep": {"data", "root"},
 }
 SOURCES = sorted([*(ROOT / "ibnorm_megatron").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py")])
