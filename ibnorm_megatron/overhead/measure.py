@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from .spans import Pass, norm_spans
 #: Steps of every model before anything is measured, and under the profiler.
 WARM_UP, PROFILED = 2, 3
 
-_STEP = "ibnorm: step"
+_STEP, _PASSES = "ibnorm: step", ("ibnorm: forward", "ibnorm: backward")
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,7 @@ class _Arm:
             for _ in range(PROFILED):
                 with record_function(_STEP):
                     self.step()
-        times = dict.fromkeys((_STEP, "ibnorm: forward", "ibnorm: backward"), 0.0)
-        for event in profiler.events():
-            if event.name in times and event.device_type == torch.autograd.DeviceType.CPU:  # a GPU's events repeat them
-                times[event.name] += event.device_time_total if on_gpu() else event.cpu_time_total
-        return Share(times["ibnorm: forward"] / times[_STEP], times["ibnorm: backward"] / times[_STEP])
+        return _share(profiler.events())
 
     @contextmanager
     def _attributable(self) -> Iterator[None]:
@@ -142,6 +138,19 @@ class _Arm:
         """Let go of threads and of the engine."""
         self._trainer.loader.close()
         self._trainer.engine.close()
+
+
+def _share(events: Iterable[Any]) -> Share:
+    """From the profiler's events. On a GPU times are its kernels', by the call on the host that launched them."""
+    times = dict.fromkeys((_STEP, *_PASSES), 0.0)
+    for event in events:
+        if event.device_type != torch.autograd.DeviceType.CPU:  # it repeats what is counted with the call
+            continue
+        if on_gpu():
+            times[_STEP] += event.self_device_time_total  # backward nodes run in another thread than the step
+        if event.name in _PASSES or (event.name == _STEP and not on_gpu()):
+            times[event.name] += event.device_time_total if on_gpu() else event.cpu_time_total
+    return Share(*(times[name] / times[_STEP] for name in _PASSES))
 
 
 def computes_alone() -> bool:

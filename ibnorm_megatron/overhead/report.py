@@ -94,7 +94,7 @@ class Report:
         table = Table(title=title, title_justify="left")
         table.add_column("norm")
         for head in _HEADS:
-            table.add_column(head, justify="right")
+            table.add_column(head, justify="right", no_wrap=True)
         for row in self.rows:
             by_formula, measured = row.formula, row.measured
             ratios = sorted(self.ratios(row))
@@ -111,28 +111,29 @@ class Report:
                 f"{measured.counted.operations.total:,}",
                 f"{100 * measured.share.forward:.1f} + {100 * measured.share.backward:.1f} %",
                 f"{1e3 * statistics.median(measured.seconds):.1f}",
-                f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})",
+                f"{statistics.median(ratios):.3f}",
+                f"{low:.2f} to {high:.2f}",
             )
         return table
 
     def notes(self) -> Iterator[str]:
         """What the columns are."""
-        first, steps = self.rows[0], len(self.rows[0].measured.seconds)
-        own = len(self.config.model.norm_sites())
-        yield f"{first.norm} is the config's own, {own} norms; all rows have norms at the sites of their maps"
-        yield "FLOPs: by formula, forward and backward; their share is of the model's 6 a weight and 12 L h s, which have no norms"
-        yield "bytes moved: by formula, x, y, dy, dx and statistics once; measured, inputs and outputs of every PyTorch operation"
-        yield "saved: by formula x and statistics; measured, what autograd keeps for norms; alone, what nothing else keeps as well"
-        yield "operations: PyTorch's, of all norms in a step; a fused kernel is one"
-        yield "share: of a step's time, forward + backward, under the profiler, which slows small operations more than large ones"
-        yield f"step: median of {steps} by {self.machine.clock}, on {self.machine.device}, {self.machine.threads} threads"
+        first, rounds = self.rows[0], len(self.rows[0].measured.seconds)
+        parallel, compiled = self.config.parallel, self.config.model.compile
+        yield f"all but steps and operations are of a token, forward and backward together; {first.norm} is the config's own"
+        yield "FLOPs: by formula; their share is of the model's, 6 a weight and 12 L h s, in which norms are not counted"
+        yield "moved: by formula x, y, dy, dx and statistics, once; measured, inputs and outputs of every operation of PyTorch"
+        yield "saved: by formula x and statistics; measured, what autograd keeps for norms; alone, what nothing else keeps too"
+        yield "operations: PyTorch's, in all norms of a step; a fused kernel is one"
+        yield "share: of a step's time, forward + backward, under the profiler, which slows many small operations most"
+        yield f"step: median of {rounds}, {self.machine.clock}; on {self.machine.device}, {self.machine.threads} threads"
         yield f"to {first.norm}: median and quartiles of the ratio within a round, in which every model takes one step"
         if any(row.formula.flops is None or row.formula.bytes_moved is None for row in self.rows):
             yield "-: a norm that does not say what it costs"
-        if self.config.model.compile != "none":
-            yield f"model.compile {self.config.model.compile} is on in timed steps, and off where norms are looked at by themselves"
-        if self.config.parallel.recompute == "full":
-            yield "parallel.recompute full: norms keep what is saved for one layer at a time, and run forward twice"
+        if compiled != "none":
+            yield f"model.compile: {compiled} in the steps that are timed; all else is measured of norms that are not compiled"
+        if parallel.recompute == "full":
+            yield "parallel.recompute: what is saved is that of one layer at a time, and norms run forward twice"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything."""
@@ -176,8 +177,9 @@ _HEADS = (
     "\nalone",
     "operations\na step",
     "share of\na step",
-    "step, ms",
-    "to the first",
+    "step,\nms",
+    "to the\nfirst",
+    "\nquartiles",
 )
 
 
