@@ -23,6 +23,7 @@ BELOW = {
     "config": {"data", "model", "parallel", "train.config", "root"},
     "train": {"checkpoints", "config", "data", "model", "norms", "parallel", "root"},
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
+    "overhead": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "lab": {"config", "data", "model", "norms", "train", "train.config", "root"},
     "information": {"root"},
     "telemetry": {"train", "root"},
@@ -32,7 +33,7 @@ BELOW = {
     },
     "checks": {"norms", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "norms", "config", "data", "lab", "telemetry"),
+        *("analysis", "checkpoints", "checks", "norms", "config", "data", "lab", "overhead", "telemetry"),
         *("train", "verify", "root"),
     },
     "data_prep": {"data", "root"},

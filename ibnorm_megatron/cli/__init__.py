@@ -19,6 +19,7 @@ COMMANDS = {
     "dry-run": "dry_run",
     "checkpoint": "checkpoint",
     "verify": "verify",
+    "overhead": "overhead",
     "lab": "lab",
     "compare": "compare",
     "analyze": "analyze",

@@ -31,8 +31,9 @@ def execute(arguments: argparse.Namespace) -> int:
     from ..errors import Problem, raise_if_any
     from ..progress import Progress
     from ..quiet import quiet
+    from ..reports import check_json_path
     from ..verify import DEFAULT_LAYOUTS, Options, verify
-    from ..verify.report import check_json_path, write_report
+    from ..verify.report import write_report
 
     wrong = []
     if not 1 <= arguments.steps <= 100:
@@ -42,7 +43,7 @@ def execute(arguments: argparse.Namespace) -> int:
     names = tuple(name.strip() for name in arguments.layouts.split(",")) if arguments.layouts is not None else None
     raise_if_any(wrong)
     if arguments.json:
-        check_json_path(arguments.json)
+        check_json_path(arguments.json, "verify")
     quiet()
     options = Options(names, arguments.steps, arguments.full, arguments.timeout)
     with Progress("verifying", len(names or DEFAULT_LAYOUTS), unit="layouts") as progress:

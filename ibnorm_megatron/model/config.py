@@ -111,6 +111,12 @@ class ModelConfig(BaseModel):
         widths = {"mlp_sub": self.ffn_hidden_size, "k": self.num_key_value_heads * self.head_dim}
         return widths.get(site.name, self.hidden_size)
 
+    def norm_rows(self, site: Site) -> int:
+        """Rows that the norm at a site has of every token: one, or one for each head."""
+        if site.name in ("q", "k") and self.qk_norm == "per_head":
+            return self.num_attention_heads if site.name == "q" else self.num_key_value_heads
+        return 1
+
     def has_sharded_columns(self, site: Site) -> bool:
         """Whether tensor parallelism spreads the columns of this site's rows over ranks."""
         return site.name in ("attn_sub", "mlp_sub") or (site.name in ("q", "k") and self.qk_norm == "full")

@@ -54,6 +54,8 @@ class Compression:
         of_ratio: f(r, lam) is a function of r / lam alone. Only then can lambda be learned or scheduled.
         odd: the same function for speed, or None to go without; f is then f(r, lam) = odd(r / lam), or, for a compression
             that ignores lambda and says ``of_ratio=False``, odd(r).
+        operations: what it costs an element, to be counted only: of sign(c) f(|c|) with the product by 1 / lambda, and of
+            its slope from what that left; (0, 0) where f is a multiple of r. None where nobody has said.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Compression:
     bounded: str
     of_ratio: bool = True
     odd: Odd | None = None
+    operations: tuple[int, int] | None = None
 
     def of_ratio_odd(self) -> Odd:
         """The function of v = c / lambda, for a lambda that is a tensor; ``of_ratio`` must hold."""
@@ -160,6 +163,7 @@ register_compression(
         bounded="f(r) = r is its own bound; IBNorm is then LayerNorm, the control of a comparison",
         of_ratio=False,
         odd=_STRAIGHT,
+        operations=(0, 0),
     )
 )
 register_compression(
@@ -170,6 +174,7 @@ register_compression(
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="r / lambda <= r for lambda >= 1; literal IBNorm is then LayerNorm with eps * lambda^2, the second control",
         odd=_STRAIGHT,
+        operations=(0, 0),
     )
 )
 register_compression(
@@ -180,6 +185,7 @@ register_compression(
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="ln(1 + u) is concave with slope 1 at 0, so ln(1 + u) <= u; its slope never vanishes",
         odd=Odd(_log, lambda dg, v, size: dg.div_(size.add_(1))),
+        operations=(4, 2),
     )
 )
 register_compression(
@@ -191,6 +197,7 @@ register_compression(
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="tanh is concave on u >= 0 with slope 1 at 0, so tanh(u) <= u; it saturates at 1",
         odd=Odd(lambda v: (v.tanh(), None), _tanh_chain),
+        operations=(2, 2),
     )
 )
 register_compression(
@@ -201,6 +208,7 @@ register_compression(
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="u / (1 + u) <= u because 1 + u >= 1; it saturates at 1, slowly",
         odd=Odd(_softsign, lambda dg, v, wide: dg.div_(wide.square_())),
+        operations=(4, 2),
     )
 )
 register_compression(
@@ -211,5 +219,6 @@ register_compression(
         slope_at_zero=lambda lam: 1.0 / lam,
         bounded="asinh is concave on u >= 0 with slope 1 at 0, so asinh(u) <= u; smooth everywhere with a logarithmic tail",
         odd=Odd(_asinh, lambda dg, v, root: dg.div_(root)),
+        operations=(2, 3),
     )
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .compression import ALIASES, compression_names, get_compression, nearest
+from .cost import Cost, Passes, standardizing, standardizing_statistics
 
 if TYPE_CHECKING:
     from .base import Norm
@@ -84,6 +85,34 @@ class NormConfig(BaseModel):
         """Parameters of one norm of this width, over all ranks."""
         raise TypeError(f"{type(self).__name__} does not say how many parameters it has")
 
+    def operations(self) -> Passes | None:
+        """Operations of a row, forward and backward, counted as :mod:`.cost` says; None where the norm does not say."""
+        return None
+
+    def statistics(self, bytes_an_element: int) -> int | None:
+        """float32 numbers of a row that it has to keep beside x; None where the norm does not say, or has to keep more."""
+        return None
+
+    def flops(self, width: int) -> Cost | None:
+        """Operations of one row."""
+        passes = self.operations()
+        return passes and Cost(passes[0].of(width), passes[1].of(width))
+
+    def bytes_moved(self, width: int, bytes_an_element: int) -> Cost | None:
+        """Bytes that one row has to move to and from memory, where each pass is one kernel.
+
+        Forward x is read and y written, backward x and dy are read and dx written, and statistics are written and read.
+        Gains, biases and their gradients are of a column, and stay in caches.
+        """
+        count = self.statistics(bytes_an_element)
+        row = width * bytes_an_element
+        return None if count is None else Cost(2 * row + 4 * count, 3 * row + 4 * count)
+
+    def saved_bytes(self, width: int, bytes_an_element: int) -> int | None:
+        """Bytes of one row that have to be kept from the forward to the backward pass: x and the statistics."""
+        count = self.statistics(bytes_an_element)
+        return None if count is None else width * bytes_an_element + 4 * count
+
     def row_sums(self) -> RowSums:
         """What its layer exchanges on sharded columns: nothing, unless it overrides this. Only counted, never acted upon."""
         return RowSums()
@@ -122,6 +151,12 @@ class StandardizingConfig(NormConfig):
 
     def num_params(self, width: int) -> int:
         return width * (2 if self.bias else 1)
+
+    def operations(self) -> Passes | None:
+        return standardizing(center=self.center, bias=self.bias)
+
+    def statistics(self, bytes_an_element: int) -> int | None:
+        return standardizing_statistics(center=self.center, bytes_an_element=bytes_an_element)
 
     def row_sums(self) -> RowSums:
         """Those of :mod:`ibnorm_megatron.norms.sharded`; the fused kernels send a number less in the first all-reduce."""
@@ -232,6 +267,27 @@ class IBNormConfig(StandardizingConfig):
 
     def num_params(self, width: int) -> int:
         return super().num_params(width) + (1 if self.strength == "learnable" else 0)
+
+    def operations(self) -> Passes | None:
+        of_compression = get_compression(self.compression).operations
+        if of_compression is None:
+            return None
+        learned = self.strength == "learnable"
+        return standardizing(
+            center=self.center,
+            bias=self.bias,
+            relative=self.scale == "relative",
+            compression=of_compression,
+            learned=(learned, learned and self.form == "unit_slope"),
+        )
+
+    def statistics(self, bytes_an_element: int) -> int | None:
+        return standardizing_statistics(
+            center=self.center,
+            bytes_an_element=bytes_an_element,
+            relative=self.scale == "relative",
+            bent=get_compression(self.compression).operations != (0, 0),
+        )
 
     def changes_until(self, steps: int) -> int:
         return max(1, round(self.ramp * steps)) if self.strength == "scheduled" else 0

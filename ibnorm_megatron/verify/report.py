@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..errors import Problem, UserError
 from ..files import write_json
 from .layouts import Case
 from .messages import Finding, Served
@@ -215,27 +213,6 @@ def _plain(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
-def check_json_path(path: Path) -> None:
-    """Refuse a path that cannot be written, or that holds something other than an earlier report.
-
-    Raises:
-        UserError: one of these.
-    """
-    mend = "give another path"
-    if not path.parent.is_dir():
-        raise UserError(Problem("--json", repr(str(path)), "its folder does not exist", "make it, or give another path"))
-    if path.is_dir():
-        raise UserError(Problem("--json", repr(str(path)), "it is a folder", mend))
-    if not path.exists():
-        return
-    try:
-        ours = json.loads(path.read_text(encoding="utf-8")).get("format") == _FORMAT
-    except (OSError, ValueError, AttributeError):
-        ours = False
-    if not ours:
-        raise UserError(Problem("--json", repr(str(path)), "it holds something other than a report of verify", mend))
 
 
 def write_report(path: Path, report: Report) -> None:

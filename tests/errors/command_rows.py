@@ -425,4 +425,37 @@ COMPARE: tuple[Row, ...] = (
         "ibnorm verify tiny.yaml --json data/manifest.json",
         ("--json is 'data/manifest.json': it holds something other than a report of verify; give another path.",),
     ),
+    Row(
+        "no steps to measure",
+        "ibnorm overhead tiny.yaml --steps 0",
+        ("--steps is 0: it is no sensible number of steps; give 1 to 10000.",),
+    ),
+    Row(
+        "unknown norms to measure, with more that is wrong",
+        "ibnorm overhead tiny.yaml train.lr=0 --norms rmsnrm '{kind: ibnorm_log, lamda: 2}'",
+        (
+            "train.lr is 0: input should be greater than 0; give it such a value.",
+            "in --norms rmsnrm, model.norm is 'rmsnrm': there is no norm named 'rmsnrm'; did you mean 'rmsnorm'?",
+            "in --norms {kind: ibnorm_log, lamda: 2}, model.norm is set so: ibnorm has no option 'lamda'; did you mean 'lambda'?",
+        ),
+    ),
+    Row(
+        "overheads of a model on several processes",
+        "ibnorm overhead tiny.yaml parallel.tensor=2",
+        (
+            "the world size is 1: the layout needs a multiple of tensor 2 x pipeline 1 x context 1 = 2 processes; launch 2 or a multiple, or set parallel.tensor.",
+        ),
+    ),
+    Row(
+        "models too large to measure side by side",
+        "ibnorm overhead tiny.yaml model.hidden_size=131072 model.ffn_hidden_size=524288 --norms layernorm",
+        (
+            "the config with its norms is 2 models of 515,531,276,288 parameters: side by side they take 16,497.0 GB at least, and <a number> GB are free; name fewer with --norms, or make the model smaller.",
+        ),
+    ),
+    Row(
+        "a report of overheads over something else",
+        "ibnorm overhead tiny.yaml --json data/manifest.json",
+        ("--json is 'data/manifest.json': it holds something other than a report of overhead; give another path.",),
+    ),
 )

@@ -12,12 +12,13 @@ import torch
 from ibnorm_megatron.cli import main
 from ibnorm_megatron.config import Config, load_config, parse_config
 from ibnorm_megatron.norms.site import Site
+from ibnorm_megatron.reports import check_json_path
 from ibnorm_megatron.verify import DEFAULT_LAYOUTS, Options
 from ibnorm_megatron.verify.bounds import Bounds, derive, update_sensitivity, weight_rounding
 from ibnorm_megatron.verify.data import MadeSequences
 from ibnorm_megatron.verify.layouts import Case, parse_layout
 from ibnorm_megatron.verify.messages import Finding
-from ibnorm_megatron.verify.report import Report, Row, check_json_path, write_report
+from ibnorm_megatron.verify.report import Report, Row, write_report
 from ibnorm_megatron.verify.run import _plan
 from ibnorm_megatron.verify.shrink import base_values
 
@@ -205,7 +206,7 @@ def _report(path: str = "x.yaml") -> Report:
 def test_a_report_replaces_its_like_and_nothing_else(tmp_path: Path) -> None:
     path, other = tmp_path / "report.json", tmp_path / "thesis.json"
     write_report(path, _report())
-    check_json_path(path)
+    check_json_path(path, "verify")
     write_report(path, _report("y.yaml"))
     report = json.loads(path.read_text())
     assert report["config_file"] == "y.yaml" and report["kept"] is False and report["layouts"][0]["error"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ..config import NormConfig, RowSums, StandardizingConfig, register_norm
+from ..cost import Operations, Passes, standardizing, standardizing_statistics
 
 if TYPE_CHECKING:
     from ..base import Norm
@@ -33,6 +34,12 @@ class ScaleConfig(NormConfig):
     def num_params(self, width: int) -> int:
         return 1
 
+    def operations(self) -> Passes | None:
+        return Operations(1), Operations(3)
+
+    def statistics(self, bytes_an_element: int) -> int | None:
+        return 0
+
 
 @register_norm("dyt")
 class DyTConfig(AffineConfig):
@@ -47,6 +54,12 @@ class DyTConfig(AffineConfig):
 
     def num_params(self, width: int) -> int:
         return super().num_params(width) + 1
+
+    def operations(self) -> Passes | None:
+        return Operations(3 + self.bias), Operations(11 + self.bias)
+
+    def statistics(self, bytes_an_element: int) -> int | None:
+        return 0
 
     def at_embedding(self) -> NormConfig | None:
         return ScaleConfig(kind="scale")
@@ -63,6 +76,9 @@ class DerfConfig(DyTConfig):
 
     def num_params(self, width: int) -> int:
         return super().num_params(width) + 1
+
+    def operations(self) -> Passes | None:
+        return Operations(4 + self.bias), Operations(15 + self.bias)
 
 
 @register_norm("normalnorm")
@@ -110,6 +126,12 @@ class L2NormConfig(AffineConfig):
 
         return L2Norm
 
+    def operations(self) -> Passes | None:
+        return standardizing(center=False, bias=self.bias)
+
+    def statistics(self, bytes_an_element: int) -> int | None:
+        return standardizing_statistics(center=False, bytes_an_element=bytes_an_element)
+
     def row_sums(self) -> RowSums:
         """RMSNorm's."""
         return RowSums(forward=(4, 4), backward=(3,))
@@ -126,6 +148,12 @@ class BatchNormConfig(AffineConfig):
         from .batch_norm import BatchNorm
 
         return BatchNorm
+
+    def operations(self) -> Passes | None:
+        return Operations(6 + self.bias), Operations(6 + self.bias)
+
+    def statistics(self, bytes_an_element: int) -> int | None:
+        return 0
 
     def step_sums(self, width: int) -> int:
         """Two moments a column, and how many rows there were."""
