@@ -2,6 +2,7 @@
 
 T is what a norm gives for a token, x_t. Y is the next token, and x_{t-k} the one k before x_t. Between layers X is what the
 norm before gives. :mod:`ibnorm_megatron.information` has the estimators, docs/information.md what their numbers mean.
+Tokens are labels; of a large vocabulary the rarer ones are one label together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..information.measure import Measure
 from ..information.observations import Observations
 from ..information.probe import Probe
 from ..information.prompts import PromptEntropy
+from ..information.regions import LINEAR_PROBE
 from ..information.renyi import Renyi
 from ..information.tradeoff import Point, information_bottleneck
 from .activations import Activations
@@ -98,16 +100,28 @@ def questions(sites: int) -> int:
 
 def _of_site(found: Activations, values: np.ndarray) -> Iterator[tuple[Estimator, Observations]]:
     """Next token by both probes, then tokens before it by the linear one; the first and third are those of the curve."""
-    following = Observations(values, labels=found.labels, documents=found.documents)
+    following = Observations(values, labels=frequent(found.labels), documents=found.documents)
     yield Probe(quantity="I(T; next token)"), following
     yield Probe(hidden=HIDDEN, quantity="I(T; next token)"), following
     for k in PAST:
         index, tokens = found.past(k)
-        past = Observations(values[index], labels=tokens, documents=found.documents[index])
+        past = Observations(values[index], labels=frequent(tokens), documents=found.documents[index])
         yield Probe(quantity=f"I(T; x_{{t-{k}}})" if k else "I(T; x_t)"), past
     whole = Observations(values, documents=found.documents)
     yield PromptEntropy(), whole
     yield PromptEntropy(dataset=True), whole
+
+
+def frequent(tokens: np.ndarray) -> np.ndarray:
+    """Labels ``[n]``: as many of the most frequent tokens as have enough rows on average, and one label, -1, for all others.
+
+    A probe is validated for so many rows a label. Fewer labels lower the information, and never raise it.
+    """
+    kept = max(1, int(len(tokens) / LINEAR_PROBE.rows_per_label) - 1)
+    known, counts = np.unique(tokens, return_counts=True)
+    if len(known) <= kept + 1:
+        return tokens
+    return np.where(np.isin(tokens, known[np.argsort(-counts, kind="stable")[:kept]]), tokens, -1)
 
 
 def _sample(found: Activations, values: np.ndarray, before: np.ndarray | None = None) -> Observations:

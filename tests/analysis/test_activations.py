@@ -10,6 +10,7 @@ import torch
 
 from ibnorm_megatron.analysis.activations import choose_sites, collect
 from ibnorm_megatron.analysis.documents import read_documents
+from ibnorm_megatron.analysis.information import frequent
 from ibnorm_megatron.analysis.opening import find_sources, one_process, open_model
 from ibnorm_megatron.errors import UserError
 from ibnorm_megatron.model.norm_slots import norms_of
@@ -56,3 +57,16 @@ def _check_past(found, documents) -> None:
                 number += 1
         index, tokens = found.past(k)
         assert dict(zip(index.tolist(), tokens.tolist(), strict=True)) == expected
+
+
+def test_rare_tokens_are_one_label() -> None:
+    draw = np.random.default_rng(0)
+    tokens = draw.choice(300, 5000, p=np.arange(300, 0, -1) / np.arange(300, 0, -1).sum())
+    labels = frequent(tokens)
+    kept = set(labels.tolist()) - {-1}
+    assert len(labels) / (len(kept) + 1) >= 125 > len(labels) / (len(kept) + 2)
+    counts = np.bincount(tokens)
+    assert min(counts[list(kept)]) >= max(counts[list(set(range(300)) - kept)])
+    np.testing.assert_array_equal(labels[labels >= 0], tokens[labels >= 0])
+    few = np.arange(1000) % 3
+    np.testing.assert_array_equal(frequent(few), few)
