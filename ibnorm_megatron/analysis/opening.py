@@ -19,10 +19,12 @@ from ..errors import Problem, UserError, raise_if_any
 from ..model.language_model import LanguageModel
 from ..model.norm_slots import norms_of
 from ..parallel.config import Layout
-from ..parallel.cpu_compat import device, on_gpu
+from ..parallel.cpu_compat import device, install, on_gpu
 from ..parallel.groups import Groups, World, model_parallel, process_group
 from ..parallel.sharding import Sharding
 from ..train.run_folder import checkpoints_at
+
+install()  # before DeepSpeed looks for an accelerator
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,6 @@ def execute(arguments: argparse.Namespace) -> None:
 
     raise_if_any(_problems(arguments))
     quiet()
-    from ..parallel.cpu_compat import install
-
-    install()  # before anything looks for a GPU
     from ..analysis import asking, tables
     from ..analysis.arms import figures
     from ..analysis.opening import find_sources
