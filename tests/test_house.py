@@ -25,6 +25,7 @@ BELOW = {
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "lab": {"config", "data", "model", "norms", "train", "train.config", "root"},
     "checks": {"norms", "root"},
+    "information": {"root"},
     "cli": {"checkpoints", "checks", "norms", "config", "data", "lab", "train", "verify", "root"},
     "data_prep": {"data", "root"},
 }
