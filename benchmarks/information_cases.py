@@ -16,7 +16,7 @@ from ibnorm_megatron.information.observations import Observations
 Floats = NDArray[np.float64]
 
 #: Rows that share a document.
-DOCUMENT = 20
+DOCUMENT = 10
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def gaussian(n: int, d: int, information: float, rank: int, *, fall: float = 0.0
     added = noise**2 * float(np.mean(scales**2))
     covariances = mixing[0].T @ mixing[0], mixing[0].T * correlation @ mixing[1], mixing[1].T @ mixing[1] + added * np.eye(d)
     truth = gaussian_information(*covariances)
-    kind = "independent" if information == 0 else f"rank {rank}" if rank < d else "full rank"
+    kind = "independent" if information == 0 else f"{information:g} nats, rank {rank if rank < d else 'full'}"
     shape = "" if fall == 0 else f", variances k^-{fall:g}"
     data = Observations(_tensor(t), _tensor(x), documents=torch.arange(n) // DOCUMENT)
     return Case(f"Gaussian, {kind}{shape}", n, d, 0, truth, data)
@@ -86,7 +86,7 @@ def classes(n: int, d: int, bits: int, information: float, *, fall: float = 0.0,
     rows[:, :bits] += shift * signs
     mixing = _rotation(d, draw) * np.arange(1, d + 1) ** (-fall / 2) @ _rotation(d, draw)
     labels = ((signs > 0) @ (1 << np.arange(bits))).astype(np.int64)
-    kind = "independent labels" if information == 0 else "classes"
+    kind = "independent labels" if information == 0 else f"classes, {information:g} nats"
     shape = "" if fall == 0 else f", variances k^-{fall:g}"
     data = Observations(_tensor(rows @ mixing), labels=torch.from_numpy(labels), documents=torch.arange(n) // DOCUMENT)
     return Case(f"{kind}{shape}", n, d, 2**bits, information, data)

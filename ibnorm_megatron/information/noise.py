@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,11 @@ class Drawn:
         noise = torch.empty(len(index), self._d)
         for block in torch.unique(index // self._BLOCK).tolist():
             here = (index // self._BLOCK == block).nonzero().squeeze(1)
-            generator = torch.Generator().manual_seed((self._seed * 1_000_003 + block) % 2**63)
+            generator = torch.Generator().manual_seed(_seed_of(self._seed, block))
             noise[here] = torch.randn(self._BLOCK, self._d, generator=generator)[index[here] - block * self._BLOCK]
         return rows + self._scale * noise.to(rows.device)
+
+
+def _seed_of(seed: int, block: int) -> int:
+    """One that nobody else uses: data drawn with the seed 0 must not meet its own numbers again as noise."""
+    return int(np.random.SeedSequence([seed, block], spawn_key=(0x6E6F697365,)).generate_state(1, np.uint64)[0] >> 1)

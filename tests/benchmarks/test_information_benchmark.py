@@ -45,12 +45,12 @@ def test_every_step_of_a_region_was_measured(name: str, cases: list[list[Row]]) 
     assert set(ESTIMATORS[name].region.steps) <= measured
 
 
-@pytest.mark.parametrize("name", MEASURED)
-def test_a_region_leaves_something_out_because_it_failed(name: str, cases: list[list[Row]]) -> None:
-    failed = [draws for draws in cases if draws[0].estimator == name and not passes(draws)]
+@pytest.mark.parametrize("name", [name for name in MEASURED if name != "renyi-labels"])
+def test_a_region_ends_where_something_failed(name: str, cases: list[list[Row]]) -> None:
+    failed = [draws[0] for draws in cases if draws[0].estimator == name and not passes(draws) and not _unreadable(draws[0])]
     assert failed, "nothing that failed was tried: the region's border is not known"
     region = ESTIMATORS[name].region
-    assert all(region.refusal(draws[0].n, draws[0].d, draws[0].labels) or _unreadable(draws[0]) for draws in failed)
+    assert all(region.refusal(first.n, first.d, first.labels) for first in failed)
 
 
 def _unreadable(row: Row) -> bool:

@@ -79,19 +79,19 @@ def test_renyi_comes_with_its_null_for_every_order_and_bandwidth() -> None:
 
 
 def test_the_null_is_what_independent_data_reads() -> None:
-    (of_x,) = measure(Renyi(alphas=(2.0,), multiples=(1.0,), permutations=99), gaussian(300, 4, 0.0, 1).data, anywhere=True)
-    (of_y,) = measure(Renyi("labels", (2.0,), (1.0,), 99), classes(300, 4, 2, 0.0).data, anywhere=True)
+    (of_x,) = measure(Renyi(alphas=(1.01,), multiples=(0.5,), permutations=39), gaussian(200, 4, 0.0, 1).data, anywhere=True)
+    (of_y,) = measure(Renyi("labels", (1.01,), (0.5,), 39), classes(200, 4, 2, 0.0).data, anywhere=True)
     for one in (of_x, of_y):
         assert one.null and one.null.low < one.value < one.null.high and one.p > 0.05
-        assert one.value > 20 * abs(one.excess) > 0  # and yet the value itself is far from 0
+        assert one.value > 0.5 > 20 * abs(one.excess) > 0  # and yet the value itself is far from 0
 
 
 def test_a_wide_gaussian_reads_the_same_with_and_without_dependence() -> None:
     values = []
     for information in (0.0, 5.0):
         case = gaussian(300, 256, information, 256)
-        values.append(measure(Renyi(alphas=(2.0,), multiples=(1.0,), permutations=1), case.data, anywhere=True)[0].value)
-    assert values[0] > 1 and abs(values[1] - values[0]) < 0.01
+        values.append(measure(Renyi(alphas=(1.01,), multiples=(1.0,), permutations=1), case.data, anywhere=True)[0].value)
+    assert values[0] > 2 and abs(values[1] - values[0]) < 0.05
 
 
 def test_rows_that_are_mostly_equal_have_a_kernel_too() -> None:
