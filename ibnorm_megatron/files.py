@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -57,6 +58,15 @@ def write_json(path: Path, value: Any) -> None:
 def unused_name(folder: Path, stem: str, suffix: str = "") -> Path:
     """The first of STEM-1, STEM-2 ... that does not exist."""
     return next(path for n in itertools.count(1) if not (path := folder / f"{stem}-{n}{suffix}").exists())
+
+
+def for_json(value: Any) -> Any:
+    """Plain values, with null for numbers that are not finite: JSON has none of these."""
+    if isinstance(value, dict):
+        return {key: for_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sync_file(path: Path) -> None:

@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..files import write_json, write_text
+from ..files import for_json, write_json, write_text
 from ..lab.results import Estimate
 from ..printing import printable
 from .arms import Figure
@@ -49,7 +48,7 @@ def write_all(answers: Sequence[Answer], figures: Sequence[Figure], folder: Path
     """``analysis.json`` with everything, ``analysis.md`` with the tables."""
     write_json(
         folder / "analysis.json",
-        _plain({"runs": [asdict(one) for one in answers], "figures": [asdict(one) for one in figures]}),
+        for_json({"runs": [asdict(one) for one in answers], "figures": [asdict(one) for one in figures]}),
     )
     write_text(folder / "analysis.md", markdown(answers, figures))
 
@@ -95,11 +94,3 @@ def _shown(one: Estimate | None) -> str:
 
 def _p(p: float) -> str:
     return "-" if math.isnan(p) else f"{p:.3f}" if p >= 0.001 else "<0.001"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

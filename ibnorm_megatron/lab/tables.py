@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..files import write_json
+from ..files import for_json, write_json
 from ..printing import printable
 from .results import Analysis, Estimate
 
@@ -83,12 +81,4 @@ def _p(p: float) -> str:
 
 def write_analysis(analysis: Analysis, path: Path) -> None:
     """All of it as JSON; what is no finite number is null."""
-    write_json(path, _plain(asdict(analysis)))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_json(path, for_json(asdict(analysis)))

@@ -114,7 +114,7 @@ def test_a_study_under_way_shows_what_it_has(tmp_path: Path, prepared: Path) -> 
     assert "ends of training have no loss" not in sections["verdict"]
     path.write_text(path.read_text().replace("baseline: layernorm", "  late: rmsnorm\nbaseline: layernorm"))
     _tuned(loaded(path))
-    assert "16 of 42 ends of training are there yet." in _report(path)["aside"]
+    assert "16 of 48 ends of training are there yet." in _report(path)["aside"]
 
 
 def test_a_study_that_cannot_go_on_shows_why(tmp_path: Path, prepared: Path) -> None:
