@@ -16,7 +16,7 @@ MLP_PROBE = Region(((4, 1000), (32, 4000), (256, 16000)), _WITHIN, rows_per_labe
 RENYI = Region(((4, 400), (32, 800)), _TOLD, most_rows=4096)
 GAUSSIAN = Region(((32, 1000), (128, 4000), (256, 16000)), _WITHIN)
 LEDOIT_WOLF = Region(((4, 4000),), _WITHIN)
-INFO_NCE = Region(((2, 4000), (32, 16000)), _WITHIN, most_rows=65536)
+INFO_NCE = Region(((2, 4000), (8, 16000)), _WITHIN, most_rows=65536)
 KSG = Region(((2, 1000),), _WITHIN)
 
 #: A definition, computed exactly: nothing is estimated of a population. At least two rows and columns.
