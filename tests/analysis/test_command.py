@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def test_every_report_of_several_runs(
     told = capsys.readouterr().out
     assert code == 0
     assert {path.name for path in out.iterdir()} == {
-        "analysis.json", "analysis.md", "quantization.png", "layers.png", "robustness.png"
+        "analysis.json", "analysis.md", "information.png", "quantization.png", "layers.png", "robustness.png"
     }  # fmt: skip
     values = json.loads((out / "analysis.json").read_text())
     assert [(one["norm"], one["seed"], one["step"]) for one in values["runs"]] == [
@@ -32,6 +33,7 @@ def test_every_report_of_several_runs(
         domains = {domain["name"]: domain for domain in one["domains"]}
         assert domains["own"] == {**domains["again"], "name": "own"}  # it is the same text
         assert domains["own"]["loss"] == one["loss"]
+        _check_information(one["informed"])
     loss = [one for one in values["figures"] if one["report"] == "loss"]
     assert [one["seeds"] for one in loss] == [[1, 2], [1]]
     assert loss[0]["value"]["value"] == pytest.approx(sum(one["loss"]["value"] for one in values["runs"][:2]) / 2)
@@ -45,3 +47,18 @@ def test_one_report_alone(runs: dict[str, Path], capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().out
     assert "drop 0.2" in told
     assert "int3" not in told
+
+
+def _check_information(informed: dict[str, Any]) -> None:
+    """What is validated for so few tokens has a number, and what is not has a reason; every site has a curve and an audit."""
+    sites = ["layers.0.attn_in", "layers.1.attn_in", "final"]
+    told = {(one["site"], one["measure"]["quantity"], one["measure"]["estimator"]): one["measure"] for one in informed["told"]}
+    for site in sites:
+        entropy = told[site, "S(T within a document)", "entropy-prompt"]
+        assert entropy["value"] > 0
+        for quantity in ("I(T; next token)", "I(T; x_t)", "I(T; x_{t-1})", "I(T; x_{t-4})", "I(T; x_{t-16})"):
+            probe = told[site, quantity, "probe-linear"]
+            assert probe["value"] is None
+            assert "fewer than the" in probe["reason"]
+    assert [curve["site"] for curve in informed["curves"]] == sites
+    assert {site for site, _ in informed["audits"]} == set(sites)
