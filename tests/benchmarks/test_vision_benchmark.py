@@ -192,11 +192,3 @@ def test_differences_are_paired_and_corrected_without_the_control() -> None:
     assert (lost["mean"], lost["diverged"], lost["difference"]) == (None, 1, None)
     console = Console(record=True, width=140, quiet=True)
     print_tables({"tuning": runs, "compared": runs}, console)
-
-
-def test_the_page_in_the_results_is_of_this_benchmark() -> None:
-    page = (vision.Path(__file__).parents[2] / "benchmarks" / "results" / "vision.md").read_text()
-    for model in MODELS:
-        for arm in ARMS:
-            assert page.count(f"| {model} | {arm} |") == 3
-    assert "python -m benchmarks.vision" in page
