@@ -77,10 +77,13 @@ class Whitened:
         square = torch.zeros(self.d, self.d, dtype=torch.float64, device=self.device)
         for part in self._parts(of):
             square += (part - mean).T @ (part - mean)
-        variances, directions = torch.linalg.eigh(square / len(of))
+        # Columns to variance 1 first: an outlier column is a thousand times the others. One that never changes stays at 0.
+        deviations = (square.diagonal() / len(of)).sqrt()
+        scales = torch.where(deviations > 1e-6 * mean.abs(), 1 / deviations, torch.zeros_like(deviations))
+        variances, directions = torch.linalg.eigh(square / len(of) * torch.outer(scales, scales))
         # Directions without variance hold rounding errors, which must not be blown up to the size of the others.
         variances = variances.clamp(min=0) + 1e-6 * variances[-1] + torch.finfo(torch.float64).tiny
-        return mean.float(), (directions / variances.sqrt()).float()
+        return mean.float(), (scales[:, None] * directions / variances.sqrt()).float()
 
     def _parts(self, of: Tensor) -> Iterator[Tensor]:
         for index in of.split(max(1, CHUNK // self.d)):

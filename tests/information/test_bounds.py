@@ -90,7 +90,7 @@ def test_neighbours_by_counting_pairs() -> None:
 
 def test_neighbours_refuse_what_they_cannot_see() -> None:
     (wide,) = measure(Ksg(), gaussian(4000, 8, 2.0, 8).data)
-    assert math.isnan(wide.value) and "width 8 is above 4" in wide.reason
+    assert math.isnan(wide.value) and "width 8 is above 2" in wide.reason
     rows = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
     rows[:, 1] = 1
     (flat,) = measure(Ksg(), Observations(rows, rows.clone()))

@@ -23,7 +23,7 @@ LINEAR, MLP = Probe(), Probe(hidden=64)
 def test_classes_read_what_they_hold(probe: Probe) -> None:
     case = classes(4000, 8, 3, 1.0, fall=1.0)
     (found,) = measure(probe, case.data)
-    assert abs(found.value - 1.0) < 0.06
+    assert abs(found.value - 1.0) < 0.1
     assert found.low < 1.0 < found.high and 0.05 < found.high - found.low < 0.2
     # Labels are equally likely: log 8, and what 3,000 counts are off by.
     assert math.isclose(found.details["H(Y)"], math.log(8), abs_tol=0.01)
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_number_and_an_affine_map_nearly(tmp_path) 
     assert measure(LINEAR, case.data, 5)[0] == found
     assert measure(LINEAR, case.data, 6)[0].value != found.value
     rows = torch.as_tensor(case.data.t) * torch.tensor([1e-3, 1.0, 30.0, 1e3]) + 7
-    assert math.isclose(measure(LINEAR, replace(case.data, t=rows), 5)[0].value, found.value, abs_tol=0.02)
+    assert math.isclose(measure(LINEAR, replace(case.data, t=rows), 5)[0].value, found.value, abs_tol=0.01)
 
 
 def test_rows_that_are_read_batch_by_batch_give_the_same(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
