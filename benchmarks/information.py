@@ -101,7 +101,7 @@ def jobs(quick: bool) -> list[Job]:
     for n, d, draws in ((400, 4, 2), (400, 32, 2), (800, 32, 1), (800, 256, 1)):
         found += [Job("gaussian", (n, d, *kind), 0.0, draws, (Renyi(),)) for kind in _kinds(d)]
     probes = (Probe(), Probe(hidden=128))
-    for n, d, bits, draws in ((1000, 4, 3, 3), (1000, 32, 3, 3), (4000, 32, 3, 3), (4000, 256, 3, 1), (16000, 256, 3, 1)):
+    for n, d, bits, draws in ((1000, 4, 2, 3), (1000, 32, 2, 3), (4000, 32, 3, 3), (4000, 256, 3, 1), (16000, 256, 3, 1)):
         found += [Job("classes", (n, d, bits, information), 1.0, draws, probes) for information in (0.0, 1.0)]
     found += [Job("classes", (n, d, 6, 3.0), 1.0, 1, probes) for n, d in ((16000, 32), (16000, 256))]
     found.append(Job("classes", (16000, 256, 8, 3.0), 1.0, 1, probes))

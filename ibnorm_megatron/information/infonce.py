@@ -76,10 +76,7 @@ class InfoNce:
             self.quantity, self.name, value, data.n, data.d, self.relative_to, low, high, details={"ceiling": ceiling}
         )
         if value > SATURATED * ceiling:
-            why = (
-                f"{value:.2f} is above half of the ceiling log {self.negatives} = {ceiling:.2f}: "
-                "there may be any amount above it"
-            )
+            why = f"{value:.2f} is above half of the ceiling log {self.negatives} = {ceiling:.2f}: there may be any amount"
             return (replace(found, value=math.nan, low=math.nan, high=math.nan, reason=why),)
         return (found if low == low else replace(found, reason="no interval: too few held-out documents"),)
 

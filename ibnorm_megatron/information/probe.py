@@ -125,7 +125,8 @@ class Probe:
         return nn.Sequential(first, *([nn.ReLU()] if self.hidden else []), last).to(marginal.device)
 
     def _schedule(self, labels: int) -> Schedule:
-        return Schedule(rate=3e-3 if self.hidden else 1e-2, batch=max(1, min(256, _LOGITS // labels)))
+        # Two matrices in a row from 0 take long to begin; a hidden layer has many units that help each other.
+        return Schedule(3e-3, least_steps=400 if self.hidden else 1000, batch=max(1, min(256, _LOGITS // labels)))
 
 
 def _log_frequencies(labels: Tensor, parts: Split) -> Tensor:

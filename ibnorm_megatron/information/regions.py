@@ -11,8 +11,8 @@ from .measure import Region
 _WITHIN = "within 0.05 nats or a tenth of the truth"
 _TOLD = "dependence is told from independence"
 
-LINEAR_PROBE = Region(((4, 1000), (32, 4000), (256, 16000)), _WITHIN, rows_per_label=125)
-MLP_PROBE = Region(((4, 1000), (32, 4000), (256, 16000)), _WITHIN, rows_per_label=125)
+LINEAR_PROBE = Region(((4, 1000), (32, 4000), (256, 16000)), _WITHIN, rows_per_label=250)
+MLP_PROBE = Region(((4, 1000), (32, 4000), (256, 16000)), _WITHIN, rows_per_label=250)
 RENYI = Region(((4, 400), (32, 800)), _TOLD, most_rows=4096)
 GAUSSIAN = Region(((32, 1000), (128, 4000), (256, 16000)), _WITHIN)
 LEDOIT_WOLF = Region(((4, 4000),), _WITHIN)
