@@ -24,7 +24,8 @@ def test_classes_read_what_they_hold(probe: Probe) -> None:
     case = classes(4000, 8, 3, 1.0, fall=1.0)
     (found,) = measure(probe, case.data)
     assert abs(found.value - 1.0) < 0.1
-    assert found.low < 1.0 < found.high and 0.05 < found.high - found.low < 0.2
+    # It is a lower bound, and the interval is that of this one probe.
+    assert found.low < 1.0 and 0.05 < found.high - found.low < 0.2
     # Labels are equally likely: log 8, and what 3,000 counts are off by.
     assert math.isclose(found.details["H(Y)"], math.log(8), abs_tol=0.01)
     assert found.details["documents"] == 100 and found.unit == "nats"
