@@ -13,6 +13,7 @@ from ibnorm_megatron.analysis.documents import read_documents
 from ibnorm_megatron.analysis.information import frequent
 from ibnorm_megatron.analysis.opening import find_sources, one_process, open_model
 from ibnorm_megatron.errors import UserError
+from ibnorm_megatron.information.regions import LINEAR_PROBE
 from ibnorm_megatron.model.norm_slots import norms_of
 from ibnorm_megatron.norms.site import Site
 from ibnorm_megatron.train.step import inputs
@@ -64,7 +65,8 @@ def test_rare_tokens_are_one_label() -> None:
     tokens = draw.choice(300, 5000, p=np.arange(300, 0, -1) / np.arange(300, 0, -1).sum())
     labels = frequent(tokens)
     kept = set(labels.tolist()) - {-1}
-    assert len(labels) / (len(kept) + 1) >= 125 > len(labels) / (len(kept) + 2)
+    enough = LINEAR_PROBE.rows_per_label
+    assert len(labels) / (len(kept) + 1) >= enough > len(labels) / (len(kept) + 2)
     counts = np.bincount(tokens, minlength=300)
     assert min(counts[list(kept)]) >= max(counts[list(set(range(300)) - kept)])
     np.testing.assert_array_equal(labels[labels >= 0], tokens[labels >= 0])
