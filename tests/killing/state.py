@@ -80,7 +80,7 @@ def differing(a: Any, b: Any, where: str = "") -> Iterator[str]:
 def files(run: Path) -> list[str]:
     """What lies in a run's folder and was not there on purpose or by chance: neither put aside, nor of the index, which is
     built when it is asked for, nor an old checkpoint, which the next save removes. What is half-written is always listed."""
-    aside = ("superseded-", "damaged-", "metrics.superseded-", "index")
+    aside = ("superseded-", "damaged-", "metrics.superseded-", "telemetry.superseded-", "index")
     newest = named_checkpoint(run) or ""
 
     def counts(parts: tuple[str, ...]) -> bool:

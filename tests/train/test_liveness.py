@@ -65,6 +65,7 @@ def test_a_suspended_rank_counts_as_dead_after_a_while(tmp_path: Path, prepared:
     run = tmp_path / "run"
     with ranks(_arguments(prepared, run, "run.dead_after=3"), 3, tmp_path / "logs") as started:
         _wait_for_records(run, 5, started)
+        time.sleep(2.5)  # signs come every second, and say which step a rank is in
         started.signal(victim, signal.SIGSTOP)
         others = [rank for rank in range(3) if rank != victim]
         assert started.codes(others, seconds=40) == [1, 1]
