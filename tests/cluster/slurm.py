@@ -23,7 +23,7 @@ from ..distributed import ROOT, environment
 NODES = ("n1", "n2")
 
 #: ``linuxproc`` and ``task/none`` need no cgroups. ``cred_expire=5``: a job that was requeued starts again after seconds and
-#: not after two minutes. Jobs in ``high`` take the nodes of those in ``low``, which have ``GraceTime`` seconds to save.
+#: not after two minutes. ``OverTimeLimit``: a job on a busy machine has time to hear of its time limit. Jobs in ``high`` take the nodes of those in ``low``, which have ``GraceTime`` seconds to save.
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -52,6 +52,8 @@ PreemptMode=REQUEUE
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 ReturnToService=2
 KillWait=5
+MessageTimeout=60
+OverTimeLimit=3
 MinJobAge=600
 SlurmdParameters=config_overrides
 NodeName=n[1-2] NodeAddr=127.0.0.1 NodeHostname={host} Port=[{first}-{last}] CPUs=2 RealMemory=4000 State=UNKNOWN
@@ -176,6 +178,10 @@ class Slurm:
         """``scancel WORDS``."""
         self._say("scancel", *words)
 
+    def change(self, number: str, **values: str) -> None:
+        """``scontrol update`` of a job."""
+        self._say("scontrol", "update", f"JobId={number}", *(f"{name}={value}" for name, value in values.items()))
+
     def job(self, number: str) -> dict[str, str]:
         """What ``scontrol show job`` says of it: ``JobState``, ``Restarts``, ``ExitCode``, ..."""
         return dict(re.findall(r"(\w+)=(\S*)", self._say("scontrol", "show", "job", number)))
@@ -188,7 +194,7 @@ class Slurm:
     def ended(self, number: str, seconds: float) -> dict[str, str]:
         """Wait for a job, all of it, to end for good, and return what is then said of it."""
         over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "OUT_OF_MEMORY"}
-        self.until(lambda: all(job["JobState"] in over for job in self.tasks(number)), seconds)
+        self.until(lambda: bool(tasks := self.tasks(number)) and all(task["JobState"] in over for task in tasks), seconds)
         return self.job(number)
 
 
