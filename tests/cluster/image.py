@@ -1,7 +1,7 @@
-"""An image built from docker/Dockerfile on a base of the test's own making, without a container daemon, and programs run in it.
+"""The image of docker/Dockerfile, built without a container daemon on a base of the test's own, and programs run in it.
 
-buildah with chroot isolation runs every line as a real process in the image's own files. The base is Debian by debootstrap, since
-the test asks no registry of images for one. How pip finds packages on this machine is handed in for the build alone.
+buildah with chroot isolation runs every line as a real process in the image's own files. The base is Debian by debootstrap: no
+registry of images is asked for one. How pip finds packages on this machine is handed in, for the build alone.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class Image:
 
 def _run(*words: object) -> str:
     given: Sequence[str] = [str(word) for word in words]
-    done = subprocess.run(given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1200, check=False)
+    done = subprocess.run(
+        given, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1200, check=False
+    )
     if done.returncode:
         print(done.stdout[-8000:])
         raise subprocess.CalledProcessError(done.returncode, shlex.join(given))

@@ -9,11 +9,11 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,7 +23,8 @@ from ..distributed import ROOT, environment
 NODES = ("n1", "n2")
 
 #: ``linuxproc`` and ``task/none`` need no cgroups. ``cred_expire=5``: a job that was requeued starts again after seconds and
-#: not after two minutes. ``OverTimeLimit``: a job on a busy machine has time to hear of its time limit. Jobs in ``high`` take the nodes of those in ``low``, which have ``GraceTime`` seconds to save.
+#: not after two minutes. ``OverTimeLimit``: on a busy machine a job has minutes to hear that its time is up. Jobs in ``high``
+#: take the nodes of those in ``low``, which have ``GraceTime`` seconds to save.
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -118,15 +119,13 @@ class Slurm:
             self._daemons.append(subprocess.Popen(words, env=self._environ, stdout=log, stderr=log, start_new_session=True))
 
     def _end(self) -> None:
+        """End jobs, then daemons, then what is left of them: by pid, and only what has this folder in its environment."""
         if len(self._daemons) > 1:
             self._say("scancel", "--user=root")
-            try:
+            with suppress(TimeoutError):
                 self.until(lambda: not self._say("squeue", "-h"), 30)
-            except TimeoutError:
-                pass  # what is left of jobs ends with their nodes' daemons' children below
         for daemon in reversed(self._daemons):
-            # slurmstepd has a session of its own and outlives slurmd, but is found by its folder in its environment.
-            daemon.send_signal(signal.SIGTERM)
+            daemon.terminate()
         for daemon in self._daemons:
             try:
                 daemon.wait(10)
@@ -134,17 +133,12 @@ class Slurm:
                 daemon.kill()
                 daemon.wait()
         for process in psutil.process_iter():
-            try:
-                ours = process.environ().get("SLURM_CONF") == self._environ["SLURM_CONF"] and process.pid != os.getpid()
-                if ours or str(self.folder) in " ".join(process.cmdline()):
+            with suppress(psutil.Error):
+                if process.environ().get("SLURM_CONF") == self._environ["SLURM_CONF"]:
                     process.kill()
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
 
     def _say(self, *words: str) -> str:
-        return subprocess.run(
-            words, env=self._environ, capture_output=True, text=True, timeout=60, check=False
-        ).stdout.strip()
+        return subprocess.run(words, env=self._environ, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
 
     def _wait(self, until: Callable[[], bool], what: str) -> None:
         try:

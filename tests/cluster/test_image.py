@@ -123,7 +123,7 @@ def test_two_containers_train_one_run(image: tuple[Image, str], prepared: Path, 
     assert [process.returncode for process in started] == [0, 0], "\n".join(said)
     run = RunFolder(runs / "compose")
     assert run.read_summary()["status"] == "complete"
-    assert run.read_card()["world_size"] == 2
+    assert run.read_card()["layout"]["world_size"] == 2
     assert len([record for record in run.read_metrics() if "loss" in record]) > 0
 
 

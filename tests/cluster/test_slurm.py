@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch under a real Slurm: a run on two nodes, a run that is interrupted, a study as an array, what is refused."""
+"""launch/slurm.sbatch under a real Slurm: a run on two nodes, interruptions, a study as an array, refusals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def undisturbed(slurm: Slurm, prepared: Path, tmp_path_factory: pytest.TempPathF
 
 def test_a_job_trains_one_run_on_two_nodes(undisturbed: Path) -> None:
     assert RunFolder(undisturbed).read_summary()["status"] == "complete"
-    assert RunFolder(undisturbed).read_card()["world_size"] == 2
+    assert RunFolder(undisturbed).read_card()["layout"]["world_size"] == 2
     assert len(_curve(undisturbed)) == STEPS
 
 
