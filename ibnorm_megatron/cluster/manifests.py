@@ -60,7 +60,7 @@ def indexed_job(request: Request, config: Config) -> list[Manifest]:
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [REFUSED]}},
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
         **_deadline(request),
