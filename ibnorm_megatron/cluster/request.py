@@ -200,7 +200,7 @@ def _hosts(request: Request) -> Iterator[Problem]:
         return
     hosts, found = read_hostfile(request.hostfile)
     yield from found
-    if hosts and len(hosts) != request.most:
+    if hosts and not found and len(hosts) != request.most:
         why = f"it names {len(hosts)} hosts, and --nodes is {request.most}"
         yield Problem("--hostfile", request.hostfile, why, f"set --nodes {len(hosts)}, or mend the file")
     for name, slots in hosts:
