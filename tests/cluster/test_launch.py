@@ -32,20 +32,18 @@ def _config(folder: Path, *more: str) -> list[str]:
     return ["configs/tiny_llama.yaml", f"run.dir={folder}/run", f"data.path={folder}/data", "--shared", str(folder), *more]
 
 
-#: What stands in the place of the programs: it says its variables and words, each on lines of its own.
-_STAND_IN = 'said() { printf "%s\\0" "$@"; env -0 | grep -z "^\\(NNODES\\|NPROC_\\|MASTER_\\|MAX_\\|HOSTFILE\\|LAUNCHER\\|IMAGE\\|APPT\\)" || true; }\n'
+#: What stands in the place of the programs: it says its words, an empty one, and its variables.
+_STAND_IN = """said() { printf '%s\\0' "$@" ""; env -0; }"""
 
 
 def _read_by_a_shell(text: str, program: str) -> tuple[list[str], dict[str, str]]:
     """The words and variables that a program gets when somebody pastes the text into a shell."""
-    script = f'{_STAND_IN}{program}() {{ said "$@"; }}\n{text}'
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, env={"PATH": "/usr/bin:/bin"})
-    parts = done.stdout.split("\0")[:-1]
-    words = [part for part in parts if part.partition("=")[0] not in _VARIABLES]
-    return words, dict(part.split("=", 1) for part in parts if part.partition("=")[0] in _VARIABLES)
-
-
-_VARIABLES = "NNODES NPROC_PER_NODE MASTER_ADDR MASTER_PORT MAX_RESTARTS HOSTFILE LAUNCHER IMAGE APPTAINER_BIND".split()
+    script = f'{_STAND_IN}\n{program}() {{ said "$@"; }}\n{text}'
+    clean = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT, env=clean)
+    words, _, rest = done.stdout.partition("\0\0")
+    variables = dict(each.split("=", 1) for each in rest.split("\0") if each)
+    return words.split("\0"), {name: value for name, value in variables.items() if name not in ("PATH", "PWD", "SHLVL", "_")}
 
 
 @pytest.mark.parametrize(
@@ -118,20 +116,35 @@ def test_times_are_read_as_slurm_reads_them(text: str, seconds: int | None) -> N
 
 
 def test_variables_make_a_torchrun_command() -> None:
-    given = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "4000", "RDZV_ID": "a", "RDZV_CONF": "x=1"}
+    given = {
+        "NNODES": "2",
+        "NODE_RANK": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "4000",
+        "RDZV_ID": "a",
+        "RDZV_CONF": "x=1",
+    }
     own = Rendezvous.from_environment(given, processes=4)
     assert own.several and not own.serves
     words = own.torchrun("python", ["-m", "it"])
-    assert words[:9] == "python -m torch.distributed.run --nproc-per-node 4 --max-restarts 0 --nnodes 2".split()
+    assert words[:5] == ["python", "-m", "torch.distributed.run", "--nproc-per-node", "4"]
+    assert words[5:9] == ["--max-restarts", "0", "--nnodes", "2"]
     assert words[9:] == [
-        *"--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:4000 --rdzv-id a".split(),
+        *["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:4000", "--rdzv-id", "a"],
         *["--rdzv-conf", "join_timeout=900,is_host=false,x=1", "-m", "it"],
     ]
     assert "--standalone" in Rendezvous.from_environment({}, processes=4).torchrun("python", [])
 
 
 def test_an_operators_variables_stand_in() -> None:
-    given = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "8", "PET_NODE_RANK": "0", "MASTER_ADDR": "m", "RANK": "0", "WORLD_SIZE": "16"}
+    given = {
+        "PET_NNODES": "2",
+        "PET_NPROC_PER_NODE": "8",
+        "PET_NODE_RANK": "0",
+        "MASTER_ADDR": "m",
+        "RANK": "0",
+        "WORLD_SIZE": "16",
+    }
     own = Rendezvous.from_environment(given, processes=1)
     assert (own.nodes, own.processes, own.node_rank, own.serves) == ((2, 2), 8, 0, True)
     left = environment(given, own)
@@ -141,7 +154,14 @@ def test_an_operators_variables_stand_in() -> None:
 
 
 def test_all_that_is_wrong_with_variables_is_said_at_once() -> None:
-    given = {"NNODES": "3:2", "NPROC_PER_NODE": "0", "NODE_RANK": "4", "MASTER_PORT": "70000", "MAX_RESTARTS": "-1", "RDZV_CONF": "x"}
+    given = {
+        "NNODES": "3:2",
+        "NPROC_PER_NODE": "0",
+        "NODE_RANK": "4",
+        "MASTER_PORT": "70000",
+        "MAX_RESTARTS": "-1",
+        "RDZV_CONF": "x",
+    }
     with pytest.raises(UserError) as refused:
         Rendezvous.from_environment(given, processes=1)
     assert {problem.where for problem in refused.value.problems} == {*given, "MASTER_ADDR"}

@@ -15,11 +15,7 @@ import yaml
 from ibnorm_megatron.cli import main
 
 from ..distributed import ROOT
-
-for module in ("jsonschema", "kubernetes_validate", "kubeflow_trainer_api"):
-    pytest.importorskip(module, reason="pip install '.[dev]' brings the schemas")
-
-from .schemas import faults  # noqa: E402 (it needs them)
+from .schemas import faults
 
 TARGETS = ("k8s-job", "k8s-pytorchjob", "k8s-trainjob")
 PLACE = ["run.dir=/shared/runs/llama-7b", "data.path=/shared/data/mine", "--shared", "/shared", "--claim", "training"]

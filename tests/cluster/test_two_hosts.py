@@ -1,4 +1,4 @@
-"""One run on two hosts, by every launcher: the loss curve is that of one host. A host that is cut off ends, and the other goes on."""
+"""One run on two hosts, by every launcher: the loss curve is that of one host. One that is cut off ends, the other goes on."""
 
 from __future__ import annotations
 
@@ -62,23 +62,25 @@ def test_deepspeed_on_two_hosts_gives_the_curve_of_one(
 
 
 def test_a_host_that_is_cut_off_ends_and_the_other_goes_on_alone(hosts: Hosts, prepared: Path, tmp_path: Path) -> None:
-    steps = ["train.steps=120", "checkpoint.interval=10", "run.dead_after=8"]
+    steps = ["train.steps=60", "checkpoint.interval=10", "run.dead_after=8"]
     run, whole = tmp_path / "run", tmp_path / "whole"
     meeting = {"NNODES": "1:2", "NPROC_PER_NODE": "2", "MASTER_ADDR": "node1", "MAX_RESTARTS": "1"}
-    quick = {"CUT_OFF_AFTER": "5", "RDZV_CONF": "last_call_timeout=3"}
+    quick = {"CUT_OFF_AFTER": "5", "RDZV_CONF": "last_call_timeout=10"}
     programs = [
         hosts.start(node, "bash", *_run(prepared, run, *steps), log=tmp_path / f"{node}.log", **meeting, **quick)
         for node in NODES
     ]
     first, second = programs
     wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 25, 200, programs)
+    assert len(hosts.processes("node2")) >= 4, _said(programs)  # the script, torchrun, and two ranks: both hosts train
+    assert "resumed" not in RunFolder(run).read_card()
     hosts.cut_off("node2")
     cut = time.monotonic()
     assert second.code(60) == 1, _said(programs)
     isolated = time.monotonic() - cut
     assert "this host is cut off: no rank is left here and node1:29500" in second.said
     assert not hosts.processes("node2")
-    wait_until(lambda: len(RunFolder(run).read_card().get("resumed", [])) == 1, 120, [first])
+    wait_until(lambda: "resumed" in RunFolder(run).read_card(), 150, [first])
     resumed = time.monotonic() - cut
     print(f"cut off: the isolated host has ended after {isolated:.0f} s, the other has gone on after {resumed:.0f} s")
     assert first.code(200) == 0, _said(programs)
@@ -86,7 +88,7 @@ def test_a_host_that_is_cut_off_ends_and_the_other_goes_on_alone(hosts: Hosts, p
     assert going_on["step"] >= 20
     run_ranks(4, "ibnorm_megatron.train", *arguments(prepared, whole, *steps[:1]))
     undisturbed, found = losses(whole), losses(run)
-    assert sorted(found) == sorted(undisturbed) == list(range(1, 121))
+    assert sorted(found) == sorted(undisturbed) == list(range(1, 61))
     for step, loss in undisturbed.items():
         assert found[step] == pytest.approx(loss, rel=1e-4 if step > going_on["step"] else 0), step
 
@@ -102,5 +104,3 @@ def test_a_stop_of_one_host_saves_and_ends_on_both(hosts: Hosts, prepared: Path,
     assert ends == [1, 1], _said(programs)  # torchrun's own, where its ranks say that they are not done
     assert (RunFolder(run).read_summary() or {})["status"] == "stopped"
     assert RunFolder(run).latest_checkpoint() is not None
-
-

@@ -27,9 +27,7 @@ LAUNCH: tuple[Row, ...] = (
     Row(
         "no number of ranks",
         "ibnorm launch --print torchrun tiny.yaml",
-        (
-            "--gpus-per-node is missing: the layout depends on it; give --gpus-per-node N, or --processes-per-node N on CPUs.",
-        ),
+        ("--gpus-per-node is missing: the layout depends on it; give --gpus-per-node N, or --processes-per-node N on CPUs.",),
     ),
     Row(
         "no ranks, hosts or restarts",
