@@ -22,7 +22,9 @@ _TARGETS = ("torchrun", "deepspeed", "slurm", "apptainer", "k8s-job", "k8s-pytor
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print", dest="target", required=True, choices=_TARGETS, metavar="TARGET", help=", ".join(_TARGETS))
     add_config_arguments(parser)
-    parser.add_argument("--nodes", default="1", metavar="N", help="hosts; MIN:MAX where a run may go on with fewer; 1 by default")
+    parser.add_argument(
+        "--nodes", default="1", metavar="N", help="hosts; MIN:MAX where a run may go on with fewer; 1 by default"
+    )
     ranks = parser.add_mutually_exclusive_group()
     ranks.add_argument("--gpus-per-node", type=int, metavar="N", help="ranks on each host, each with a GPU")
     ranks.add_argument("--processes-per-node", type=int, metavar="N", help="ranks on each host, on CPUs")

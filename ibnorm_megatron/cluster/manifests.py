@@ -60,7 +60,7 @@ def indexed_job(request: Request, config: Config) -> list[Manifest]:
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [REFUSED]}},
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
         **_deadline(request),
@@ -73,7 +73,11 @@ def pytorch_job(request: Request, config: Config) -> list[Manifest]:
     """A PyTorchJob of Kubeflow's training operator, version 1."""
     replicas = {"Master": 1} | ({"Worker": request.most - 1} if request.several else {})
     pods = {
-        kind: {"replicas": count, "restartPolicy": "OnFailure", "template": _pod(request, config, _PYTORCH_JOB, [], policy=None)}
+        kind: {
+            "replicas": count,
+            "restartPolicy": "OnFailure",
+            "template": _pod(request, config, _PYTORCH_JOB, [], policy=None),
+        }
         for kind, count in replicas.items()
     }
     job = _object("kubeflow.org/v1", "PyTorchJob", request)

@@ -96,7 +96,9 @@ def read_hostfile(path: str) -> tuple[list[tuple[str, int | None]], list[Problem
         lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        return [], [Problem("--hostfile", path, f"it cannot be read ({why})", "give a file with a line like node1 slots=8 a host")]
+        return [], [
+            Problem("--hostfile", path, f"it cannot be read ({why})", "give a file with a line like node1 slots=8 a host")
+        ]
     hosts, problems = [], []
     for number, line in enumerate(lines, start=1):
         line = line.partition("#")[0].strip()
@@ -200,7 +202,7 @@ def _hosts(request: Request) -> Iterator[Problem]:
         return
     hosts, found = read_hostfile(request.hostfile)
     yield from found
-    if hosts and len(hosts) != request.most:
+    if hosts and not found and len(hosts) != request.most:
         why = f"it names {len(hosts)} hosts, and --nodes is {request.most}"
         yield Problem("--hostfile", request.hostfile, why, f"set --nodes {len(hosts)}, or mend the file")
     for name, slots in hosts:
@@ -238,7 +240,9 @@ def _folders(request: Request, config: Config, needs: Needs) -> Iterator[Problem
         return
     for where, path in _places(config):
         if not _below(path, shared, needs.contained):
-            said = "an image has folders of its own, so paths are written from / on" if needs.contained else "hosts see no other"
+            said = (
+                "an image has folders of its own, so paths are written from / on" if needs.contained else "hosts see no other"
+            )
             yield Problem(where, path, f"it is not below --shared {given}, and {said}", f"put it below {given}")
 
 

@@ -49,7 +49,7 @@ def undisturbed(slurm: Slurm, prepared: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("undisturbed")
     run, out = folder / "run", folder / "out"
     job = slurm.sbatch("--nodes=2", f"--output={out}", SCRIPT, *_arguments(prepared, run))
-    ended = slurm.ended(job, 240)
+    ended = slurm.ended(job, 400)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), out.read_text()
     return run
 
@@ -67,21 +67,21 @@ def test_a_job_whose_time_is_up_and_that_is_preempted_goes_on_until_it_is_comple
     given = ["--nodes=2", "--cpus-per-task=2", "--time=1", "--signal=B:USR1@40", f"--output={out}"]
     job = slurm.sbatch(*given, SCRIPT, *_arguments(prepared, run), SLOW_STARTS="2")
 
-    slurm.until(lambda: slurm.job(job)["Restarts"] == "1", 150)
+    slurm.until(lambda: slurm.job(job)["Restarts"] == "1", 400)
     assert "stopped by the time limit" in out.read_text()
     assert RunFolder(run).read_summary()["status"] == "stopped"
     saved = _steps(run)
     assert 0 < saved < STEPS
     slurm.change(job, TimeLimit="10")
 
-    slurm.until(lambda: _steps(run) > saved + 5, 150)
+    slurm.until(lambda: _steps(run) > saved + 5, 400)
     other = slurm.sbatch("--partition=high", "--nodes=2", "--cpus-per-task=2", f"--output={tmp_path / 'other'}", "--wrap=true")
     assert slurm.ended(other, 60)["JobState"] == "COMPLETED"
     assert slurm.job(job)["Restarts"] == "2"
     assert "stopped by preemption" in out.read_text()
     assert saved < _steps(run) < STEPS
 
-    ended = slurm.ended(job, 240)
+    ended = slurm.ended(job, 400)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2"), out.read_text()
     assert _curve(run) == _curve(undisturbed)
     assert [one["step"] for one in RunFolder(run).read_card()["resumed"]] != [0, 0]
@@ -93,9 +93,9 @@ def test_an_array_runs_a_study_and_a_task_that_is_stopped_goes_on(slurm: Slurm, 
     path = write_study(tmp_path, prepared)
     study = loaded(path)
     array = slurm.sbatch("--array=0-1", f"--output={tmp_path}/out.%a", SCRIPT, path, "--at-once", 1)
-    slurm.until(lambda: len(list((study.folder / "runs").glob("*/config.yaml"))) == 2, 150)
+    slurm.until(lambda: len(list((study.folder / "runs").glob("*/config.yaml"))) == 2, 400)
     slurm.scancel("--batch", "--signal=USR1", f"{array}_1")
-    slurm.ended(array, 240)
+    slurm.ended(array, 400)
     tasks = {task["ArrayTaskId"]: task for task in slurm.tasks(array)}
     said = "\n".join(out.read_text() for out in sorted(tmp_path.glob("out.*")))
     assert {number: (task["JobState"], task["Restarts"]) for number, task in tasks.items()} == {
