@@ -45,9 +45,8 @@ class Image:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._buildah = [
-            *("buildah", "--root", str(folder / "store"), "--runroot", str(folder / "runtime"), "--storage-driver", "vfs"),
-        ]
+        places = ["--root", str(folder / "store"), "--runroot", str(folder / "runtime")]
+        self._buildah = ["env", f"TMPDIR={folder}", "buildah", *places, "--storage-driver", "vfs"]
 
     def build(self) -> str:
         """Make the base and the image; returns what the build said.
@@ -76,22 +75,26 @@ class Image:
                 continue  # launch/constraints.txt alone decides
             places = []
             for number, word in enumerate(value.split()):
-                path = Path(url2pathname(urlsplit(word).path)) if word.startswith("file:") else Path(word)
+                url = word.startswith("file:")
+                path = Path(url2pathname(urlsplit(word).path) if url else word)
                 if not path.is_absolute() or not path.exists():
                     places.append(word)
                     continue
                 inside = f"/tmp/pip/{name}-{number}"  # noqa: S108 (in the build's own root)
-                # A simple index's files may lie beside it.
-                options += ["--volume", f"{path.parent if path.is_dir() else path}:{inside}:ro"]
-                inside = f"{inside}/{path.name}" if path.is_dir() else inside
-                places.append(f"file://{inside}" if word.startswith("file:") else inside)
+                # The files that an index names by relative addresses lie beside it.
+                options += ["--volume", f"{path.parent if url else path}:{inside}:ro"]
+                places.append(f"file://{inside}/{path.name}" if url else inside)
             settings["global"][name] = "\n".join(places)
+        cache = subprocess.run(
+            [BIN / "python", "-m", "pip", "cache", "dir"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        if Path(cache).is_dir():  # what was downloaded and built for the tests' own environment
+            options += ["--volume", f"{cache}:/tmp/pip/cache"]
+            settings["global"]["cache-dir"] = "/tmp/pip/cache"  # noqa: S108
         with open(self._folder / "pip.conf", "w") as file:
             settings.write(file)
-        # Its own links come first; an index that cannot be asked would only be waited for.
-        links = settings["global"].get("find-links", "").split()
-        torch = ["--build-arg", f"TORCH_INDEX={links[0]}"] if links else []
-        return [*options, *torch, "--secret", f"id=pip,src={self._folder / 'pip.conf'}"]
+        # No other index is asked for torch: where pip finds it here is among these settings.
+        return [*options, "--build-arg", "TORCH_INDEX=", "--secret", f"id=pip,src={self._folder / 'pip.conf'}"]
 
     def config(self) -> str:
         """What the image says of itself, as JSON."""
