@@ -178,17 +178,23 @@ class Slurm:
 
     def job(self, number: str) -> dict[str, str]:
         """What ``scontrol show job`` says of it: ``JobState``, ``Restarts``, ``ExitCode``, ..."""
-        return dict(re.findall(r"(\w+)=(\S*)", self._say("scontrol", "show", "job", number)))
+        return self.tasks(number)[0]
 
     def tasks(self, number: str) -> list[dict[str, str]]:
         """The same of every task of an array."""
-        jobs = self._say("scontrol", "-o", "show", "job", number).splitlines()
-        return [dict(re.findall(r"(\w+)=(\S*)", job)) for job in jobs]
+        said: list[str] = []
+
+        def answered() -> bool:  # a controller on a busy machine may not, at first
+            said[:] = self._say("scontrol", "-o", "show", "job", number).splitlines()
+            return bool(said)
+
+        self.until(answered, 120)
+        return [dict(re.findall(r"(\w+)=(\S*)", task)) for task in said]
 
     def ended(self, number: str, seconds: float) -> dict[str, str]:
         """Wait for a job, all of it, to end for good, and return what is then said of it."""
         over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "OUT_OF_MEMORY"}
-        self.until(lambda: bool(tasks := self.tasks(number)) and all(task["JobState"] in over for task in tasks), seconds)
+        self.until(lambda: all(task["JobState"] in over for task in self.tasks(number)), seconds)
         return self.job(number)
 
 
