@@ -1,4 +1,4 @@
-"""The runs that `ibnorm analyze` is tried on: their commands are configs that can be trained, and differ in what they should."""
+"""The runs that `ibnorm analyze` is tried on: commands that can be trained, and that differ in what they should."""
 
 from __future__ import annotations
 
