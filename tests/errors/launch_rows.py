@@ -184,6 +184,7 @@ LAUNCH: tuple[Row, ...] = (
         "ibnorm launch --print deepspeed tiny.yaml --nodes 2 --gpus-per-node 2 --shared / --hostfile hosts",
         (
             "--hostfile is hosts: it names 3 hosts, and --nodes is 2; set --nodes 3, or mend the file.",
+            "--hostfile is hosts: it gives n2 no slots, and DeepSpeed reads no such line; write n2 slots=2.",
             "--hostfile is hosts: it gives n3 4 slots, and 2 ranks are asked for on each host; write slots=2, the same for every host.",
         ),
         before=file("hosts", "n1 slots=2\nn2\nn3 slots=4\n"),
