@@ -43,7 +43,7 @@ def launch(arguments: list[str], environ: Mapping[str, str]) -> int:
     """
     if not arguments or arguments[0].startswith("-"):
         raise UserError(Problem("the config file", "missing", "a run needs one", _USAGE))
-    own = Rendezvous.from_environment(environ, visible_gpus(environ) or 1)
+    own = Rendezvous.from_environment(environ, visible_gpus() or 1)
     check(arguments, own)
     if own.several and not own.serves:
         _wait_for_rendezvous(own)
