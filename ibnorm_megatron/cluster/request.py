@@ -136,7 +136,7 @@ class Needs:
         takes: options that have a meaning for it, beside those that all have.
         wants: options that it cannot do without; those in ``several`` for more than one host only.
         several: see there.
-        contained: ranks see the shared folder and nothing else of the machine that prints this.
+        contained: ranks see the shared folder and nothing else that whoever prints this sees; it outlives them.
         elastic: the number of hosts may be a range.
     """
 

@@ -82,11 +82,15 @@ LAUNCH: tuple[Row, ...] = (
     ),
     Row(
         "a container without a place for its run",
-        "ibnorm launch --print apptainer tiny.yaml --gpus-per-node 1",
+        "ibnorm launch --print k8s-job tiny.yaml --gpus-per-node 1 --image i --claim c",
         (
-            "--image is missing: a container runs an image; give --image IMAGE.",
             "--shared is missing: run.dir has to outlive the container; give --shared with the path of a folder that they all have.",
         ),
+    ),
+    Row(
+        "a container of nothing",
+        "ibnorm launch --print apptainer tiny.yaml --gpus-per-node 1",
+        ("--image is missing: a container runs an image; give --image IMAGE.",),
     ),
     Row(
         "folders of this machine in an image",
