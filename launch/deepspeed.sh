@@ -33,8 +33,11 @@ launcher=${LAUNCHER:-pdsh}
 run=(--no_local_rank --module ibnorm_megatron.train)
 
 if [ -z "${HOSTFILE:-}" ]; then
-    count=${NPROC_PER_NODE:-$(python -c 'import os; from ibnorm_megatron.cluster.rendezvous import visible_gpus as gpus; print(gpus(os.environ) or 1)')}
-    exec deepspeed --hostfile /dev/null --num_accelerators "$count" --master_port "$port" "${run[@]}" "$@"
+    # Where it is given a number, DeepSpeed takes the first GPUs and not those of CUDA_VISIBLE_DEVICES.
+    if [ -z "${NPROC_PER_NODE:-}" ] && python -c 'from ibnorm_megatron.cluster.rendezvous import visible_gpus; raise SystemExit(not visible_gpus())'; then
+        exec deepspeed --hostfile /dev/null --master_port "$port" "${run[@]}" "$@"
+    fi
+    exec deepspeed --hostfile /dev/null --num_accelerators "${NPROC_PER_NODE:-1}" --master_port "$port" "${run[@]}" "$@"
 fi
 if [ ! -r "$HOSTFILE" ]; then
     echo "error: HOSTFILE is $HOSTFILE: it cannot be read; give a file with a line like node1 slots=8 for each host." >&2

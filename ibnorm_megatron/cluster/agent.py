@@ -2,8 +2,8 @@
 
 It starts torchrun for this host's ranks, hands signals to the ranks, and looks after torchrun itself. A launcher whose host is
 cut off from the others sits in a read from the rendezvous that no signal interrupts, until TCP gives up after a quarter of an
-hour; its ranks have ended by then (:mod:`ibnorm_megatron.train.liveness`). So where ranks have been, none is left, and the
-rendezvous does not answer, the launcher is killed after a bound.
+hour; its ranks have ended by then (:mod:`ibnorm_megatron.train.liveness`). So where there are no ranks, and the rendezvous that
+had answered does not any more, the launcher is killed after a bound.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 import psutil
 
 from ..errors import Problem, RunFailure, UserError, run_command
-from .rendezvous import Rendezvous, answers, interface_of, is_own, route_to, visible_gpus
+from .rendezvous import Rendezvous, answers, interface_of, route_to, visible_gpus
 
 _TICK = 1.0  # seconds
-#: How long torchrun may take to end once its ranks are gone and it was asked to.
+#: How long torchrun may take to end once it has no ranks and was asked to.
 _ENDING = 60.0
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _USAGE = "run: launch/torchrun.sh CONFIG [room.field=value ...]"
@@ -43,7 +43,7 @@ def launch(arguments: list[str], environ: Mapping[str, str]) -> int:
     """
     if not arguments or arguments[0].startswith("-"):
         raise UserError(Problem("the config file", "missing", "a run needs one", _USAGE))
-    own = Rendezvous.from_environment(environ, visible_gpus(environ) or 1)
+    own = Rendezvous.from_environment(environ, visible_gpus() or 1)
     check(arguments, own)
     if own.several and not own.serves:
         _wait_for_rendezvous(own)
@@ -118,22 +118,21 @@ def supervise(words: Sequence[str], environ: Mapping[str, str], own: Rendezvous 
 
 def _watched(torchrun: subprocess.Popen[bytes], own: Rendezvous | None, asked: Callable[[], bool]) -> int:
     """Its exit code, unless it has to be killed."""
-    had_ranks, cut_off_for, ending_for, last = False, 0.0, 0.0, time.monotonic()
+    cut_off_for, ending_for, last = 0.0, 0.0, time.monotonic()
+    visits = own is not None and own.several and not own.serves  # the host at which all meet is never cut off from itself
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return torchrun.wait(_TICK)
         # A process that was itself suspended has waited for nothing meanwhile.
         elapsed, last = min(time.monotonic() - last, 10 * _TICK), time.monotonic()
-        ranks = _has_ranks(torchrun.pid)
-        had_ranks = had_ranks or ranks
-        if ranks or not had_ranks:
+        if _has_ranks(torchrun.pid):
             cut_off_for = ending_for = 0.0
             continue
         ending_for += elapsed if asked() else 0.0
         if ending_for > _ENDING:
-            why = f"its ranks have ended, and it has not {ending_for:.0f} s after it was asked to"
+            why = f"it has no ranks, and has not ended {ending_for:.0f} s after it was asked to"
             _kill(torchrun, Problem("torchrun", "killed", why, _AGAIN))
-        if own and own.several and not is_own(own.address):
+        if own is not None and visits:
             cut_off_for = 0.0 if answers(own.address, own.port) else cut_off_for + elapsed
             if cut_off_for > own.cut_off_after:
                 place = f"{own.address}:{own.port}"

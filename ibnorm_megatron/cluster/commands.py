@@ -39,7 +39,8 @@ def slurm(request: Request) -> str:
 
 def apptainer(request: Request) -> str:
     """One line that is the same on every host; Apptainer itself reads which folders the image sees."""
-    variables = {"IMAGE": request.image, "APPTAINER_BIND": request.shared, **_processes(request), **_meeting(request)}
+    bound = {"APPTAINER_BIND": request.shared} if request.shared else {}  # it sees the folder that we are in anyhow
+    variables = {"IMAGE": request.image, **bound, **_processes(request), **_meeting(request)}
     return _on_each_host(request) + _line(variables, ["bash", "launch/apptainer.sh", *_target(request)])
 
 

@@ -194,11 +194,10 @@ def answers(name: str, port: int, seconds: float = 2.0) -> bool:
     return False
 
 
-def visible_gpus(environ: Mapping[str, str]) -> int:
+def visible_gpus() -> int:
     """How many GPUs this host's ranks can use, by torch where there is a driver; 0 on a host without one."""
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
         return 0
-    del environ  # torch reads CUDA_VISIBLE_DEVICES itself
     import torch
 
     return torch.cuda.device_count()

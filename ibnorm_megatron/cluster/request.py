@@ -121,7 +121,7 @@ def problems(request: Request, config: Config, needs: Needs) -> Iterator[Problem
         needs: what the target asks for and takes.
     """
     yield from _options(request, needs)
-    yield from _hosts(request)
+    yield from _hosts(request, needs)
     for check in (_tensor_groups, _folders, _plugins):
         with suppress(UserError):  # what was refused is reported already
             yield from check(request, config, needs)
@@ -136,7 +136,7 @@ class Needs:
         takes: options that have a meaning for it, beside those that all have.
         wants: options that it cannot do without; those in ``several`` for more than one host only.
         several: see there.
-        contained: ranks see the shared folder and nothing else of the machine that prints this.
+        contained: ranks see the shared folder and nothing else that whoever prints this sees; it outlives them.
         elastic: the number of hosts may be a range.
     """
 
@@ -197,7 +197,7 @@ def _options(request: Request, needs: Needs) -> Iterator[Problem]:
         yield Problem("--master", repr(request.master), "what follows the colon is no port", "write it like node1:29500")
 
 
-def _hosts(request: Request) -> Iterator[Problem]:
+def _hosts(request: Request, needs: Needs) -> Iterator[Problem]:
     if not request.hostfile:
         return
     hosts, found = read_hostfile(request.hostfile)
@@ -206,6 +206,9 @@ def _hosts(request: Request) -> Iterator[Problem]:
         why = f"it names {len(hosts)} hosts, and --nodes is {request.most}"
         yield Problem("--hostfile", request.hostfile, why, f"set --nodes {len(hosts)}, or mend the file")
     for name, slots in hosts:
+        if slots is None and needs.target == "deepspeed":
+            mend = f"write {name} slots={request.per_node or 'N'}"
+            yield Problem("--hostfile", request.hostfile, f"it gives {name} no slots, and DeepSpeed reads no such line", mend)
         if slots is not None and 0 < request.per_node != slots:
             why = f"it gives {name} {slots} slots, and {request.per_node} ranks are asked for on each host"
             yield Problem("--hostfile", request.hostfile, why, f"write slots={request.per_node}, the same for every host")

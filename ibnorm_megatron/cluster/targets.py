@@ -55,7 +55,7 @@ def _targets() -> dict[str, Target]:
         ),
         "apptainer": Target(
             "a line for each host: launch/apptainer.sh",
-            Needs("apptainer", meeting | {"image"}, wants=("image",), several=("master",), contained=True, elastic=True),
+            Needs("apptainer", meeting | {"image"}, wants=("image",), several=("master",), elastic=True),
             _command(commands.apptainer),
         ),
         "k8s-job": Target(

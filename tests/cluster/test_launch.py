@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -185,3 +187,24 @@ def test_scripts_say_what_they_are_and_refuse(script: str) -> None:
     nothing = command("bash", path)
     assert nothing.returncode == 2
     assert nothing.stderr.startswith("error: the config file is missing")
+
+
+def test_lines_in_the_page_print_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.startswith("ibnorm launch")]
+    assert len(lines) == 2
+    for line in lines:
+        words = shlex.split(line.replace("/shared", str(tmp_path)).partition(" > ")[0])
+        assert main(words[1:]) == 0
+        assert capsys.readouterr().out
+
+
+def test_variables_in_the_page_and_in_scripts_are_read() -> None:
+    """Every variable that a script's help names is one that the agent or that script reads."""
+    agent = "".join((ROOT / "ibnorm_megatron" / "cluster" / f"{name}.py").read_text() for name in ("agent", "rendezvous"))
+    for script in ("torchrun", "deepspeed"):
+        text = (ROOT / "launch" / f"{script}.sh").read_text()
+        said = re.findall(r"^#   ([A-Z_]+) ", text, flags=re.MULTILINE)
+        assert len(said) > 5
+        for name in said:
+            assert f'"{name}"' in agent or f"${{{name}:-" in text or f'"${name}"' in text, name

@@ -38,7 +38,7 @@ def test_torchrun_on_two_hosts_gives_the_curve_of_one(
     late = hosts.start("node2", *words, log=tmp_path / "node2.log", **meeting)
     time.sleep(1.5)  # the host at which they meet comes last
     programs = [hosts.start("node1", *words, log=tmp_path / "node1.log", **meeting), late]
-    assert [program.code(200) for program in programs] == [0, 0], _said(programs)
+    assert [program.code(420) for program in programs] == [0, 0], _said(programs)
     assert losses(run) == one_host
     assert yaml.safe_load((run / "config.yaml").read_text())["log"]["wandb_project"] == AWKWARD
 
@@ -50,13 +50,15 @@ def test_deepspeed_on_two_hosts_gives_the_curve_of_one(
     needs_programs("sshd", "ssh", package="openssh-server openssh-client")
     needs_programs(*["pdsh"][: launcher == "pdsh"], package="pdsh")
     run, hostfile = tmp_path / "run", tmp_path / "hosts"
-    hostfile.write_text("# two of them\n" + "".join(f"{node} slots=2\n" for node in NODES))
-    words = ["bash", "launch/deepspeed.sh", *arguments(prepared, run, f"log.wandb_project={AWKWARD}")]
+    # With one rank a host, which imports for half as long, the layout is another one, and the curve the same up to rounding.
+    slots, other = (2, []) if launcher == "openssh" else (1, ["parallel.tensor=1"])
+    hostfile.write_text("# two of them\n" + "".join(f"{node} slots={slots}\n" for node in NODES))
+    words = ["bash", "launch/deepspeed.sh", *arguments(prepared, run, f"log.wandb_project={AWKWARD}", *other)]
     given = {"HOSTFILE": str(hostfile), "LAUNCHER": launcher, "WANDB_API_KEY": "a-key-of-nobody", "HOME": str(tmp_path)}
     with ssh_servers(hosts, tmp_path / "ssh"):
         program = hosts.start("node1", *words, log=tmp_path / "deepspeed.log", **given)
-        assert program.code(250) == 0, program.said[-8000:]
-    assert losses(run) == one_host
+        assert program.code(420) == 0, program.said[-8000:]
+    assert losses(run) == pytest.approx(one_host, rel=1e-5 if other else 0, abs=0)
     assert yaml.safe_load((run / "config.yaml").read_text())["log"]["wandb_project"] == AWKWARD
     assert "a-key-of-nobody" not in program.said
 
@@ -71,19 +73,19 @@ def test_a_host_that_is_cut_off_ends_and_the_other_goes_on_alone(hosts: Hosts, p
         for node in NODES
     ]
     first, second = programs
-    wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 25, 200, programs)
+    wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 25, 300, programs)
     assert len(hosts.processes("node2")) >= 4, _said(programs)  # the script, torchrun, and two ranks: both hosts train
     assert "resumed" not in RunFolder(run).read_card()
     hosts.cut_off("node2")
     cut = time.monotonic()
-    assert second.code(60) == 1, _said(programs)
+    assert second.code(90) == 1, _said(programs)
     isolated = time.monotonic() - cut
     assert "this host is cut off: no rank is left here and node1:29500" in second.said
     assert not hosts.processes("node2")
     wait_until(lambda: "resumed" in RunFolder(run).read_card(), 150, [first])
     resumed = time.monotonic() - cut
     print(f"cut off: the isolated host has ended after {isolated:.0f} s, the other has gone on after {resumed:.0f} s")
-    assert first.code(200) == 0, _said(programs)
+    assert first.code(420) == 0, _said(programs)
     (going_on,) = RunFolder(run).read_card()["resumed"]
     assert going_on["step"] >= 20
     run_ranks(4, "ibnorm_megatron.train", *arguments(prepared, whole, *steps[:1]))
@@ -98,9 +100,9 @@ def test_a_stop_of_one_host_saves_and_ends_on_both(hosts: Hosts, prepared: Path,
     words = ["bash", *_run(prepared, run, "train.steps=100000", "parallel.tensor=1", "checkpoint.interval=0")]
     codes = {"IBNORM_STOPPED_EXIT_CODE": "143"}
     programs = [hosts.start(node, *words, log=tmp_path / f"{node}.log", **meeting, **codes) for node in NODES]
-    wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 3, 200, programs)
+    wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 3, 300, programs)
     programs[1].signal(signal.SIGTERM)
-    ends = [program.code(60) for program in programs]
+    ends = [program.code(120) for program in programs]
     assert ends == [1, 1], _said(programs)  # torchrun's own, where its ranks say that they are not done
     assert (RunFolder(run).read_summary() or {})["status"] == "stopped"
     assert RunFolder(run).latest_checkpoint() is not None

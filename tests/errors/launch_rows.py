@@ -82,11 +82,15 @@ LAUNCH: tuple[Row, ...] = (
     ),
     Row(
         "a container without a place for its run",
-        "ibnorm launch --print apptainer tiny.yaml --gpus-per-node 1",
+        "ibnorm launch --print k8s-job tiny.yaml --gpus-per-node 1 --image i --claim c",
         (
-            "--image is missing: a container runs an image; give --image IMAGE.",
             "--shared is missing: run.dir has to outlive the container; give --shared with the path of a folder that they all have.",
         ),
+    ),
+    Row(
+        "a container of nothing",
+        "ibnorm launch --print apptainer tiny.yaml --gpus-per-node 1",
+        ("--image is missing: a container runs an image; give --image IMAGE.",),
     ),
     Row(
         "folders of this machine in an image",
@@ -184,6 +188,7 @@ LAUNCH: tuple[Row, ...] = (
         "ibnorm launch --print deepspeed tiny.yaml --nodes 2 --gpus-per-node 2 --shared / --hostfile hosts",
         (
             "--hostfile is hosts: it names 3 hosts, and --nodes is 2; set --nodes 3, or mend the file.",
+            "--hostfile is hosts: it gives n2 no slots, and DeepSpeed reads no such line; write n2 slots=2.",
             "--hostfile is hosts: it gives n3 4 slots, and 2 ranks are asked for on each host; write slots=2, the same for every host.",
         ),
         before=file("hosts", "n1 slots=2\nn2\nn3 slots=4\n"),
