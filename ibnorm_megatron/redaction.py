@@ -1,4 +1,4 @@
-"""Keys, tokens and passwords: told by the names that people give them, and kept out of everything that is printed or written."""
+"""Keys, tokens and passwords: told by the names that people give them, and kept out of what is printed or written."""
 
 from __future__ import annotations
 

@@ -139,11 +139,19 @@ class RunFolder:
         """
         path = self.path / "wandb.json"
         with suppress(UserError):  # a damaged one: a record more is a small loss
-            if path.is_file() and isinstance(old := self._read(path.name, lambda text: _mapping(json.loads(text))).get("id"), str):
-                return old
+            known = self._read(path.name, lambda text: _mapping(json.loads(text))) if path.is_file() else {}
+            if isinstance(known.get("id"), str):
+                return str(known["id"])
         new = secrets.token_hex(4)
         write_json(path, {"id": new})
         return new
+
+    def put_wandb_aside(self, identity: str) -> None:
+        """Move offline records of earlier starts to where ``wandb sync`` of the folder does not look; a new one has it all."""
+        wandb = self.path / "wandb"
+        for old in sorted(wandb.glob(f"offline-run-*-{identity}")):
+            (wandb / "superseded").mkdir(exist_ok=True)
+            old.rename(unused_name(wandb / "superseded", old.name))
 
     def records(self) -> list[Path]:
         """The files that say what the run is and what became of it, those that are there."""

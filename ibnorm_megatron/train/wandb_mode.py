@@ -29,7 +29,7 @@ def key_files(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def has_key(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether there is a key for that server: in a variable, or in a file that ``wandb login`` writes. Its value is not kept."""
+    """Whether there is a key for that server, in a variable or in a file that ``wandb login`` writes."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     for place in key_files(environ):

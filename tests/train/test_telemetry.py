@@ -18,9 +18,9 @@ from ibnorm_megatron.norms.modules import IBNorm
 from ibnorm_megatron.norms.statistics import Figures, NormSums
 from ibnorm_megatron.train.callbacks.norm_strength import NormStrength
 from ibnorm_megatron.train.callbacks.records import TensorBoard
+from ibnorm_megatron.train.callbacks.telemetry import variance_ratios
 from ibnorm_megatron.train.callbacks.wandb_records import Wandb
 from ibnorm_megatron.train.config import LogConfig
-from ibnorm_megatron.train.callbacks.telemetry import variance_ratios
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,12 @@ _SETTINGS: dict[str, Any] = {
 class Wandb(Callback):
     """Metrics, evaluations and telemetry of the first rank, by step; config, run card and summary; artifacts if asked for.
 
-    The run's id is in its folder, so that it goes on in the same record after a stop or a kill, online and offline. What fails
-    is said once: a server that does not answer leaves the records in the run's folder, and anything else ends the recording.
+    The run's id is in its folder, so that it goes on in the same record after a stop or a kill, online and offline. wandb holds
+    rows back for up to 15 s, which a kill loses; so where a run goes on, what the server lacks is taken from the run's own
+    files, and an offline record begins anew with all of it, in the place of those before.
+
+    What fails is said once: a server that does not answer leaves the records in the run's folder, and anything else ends the
+    recording.
     """
 
     def __init__(self, log: LogConfig) -> None:
@@ -77,7 +81,7 @@ class Wandb(Callback):
             "resume": "allow",
             "tags": list(self._log.wandb_tags) or None,
         }
-        self._sender = _Sender(start, mode)
+        self._sender = _Sender(start, mode, trainer.folder, _rows_so_far(trainer.folder) if trainer.state.step else [])
         self._sender.start()
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
@@ -107,8 +111,29 @@ class Wandb(Callback):
 
     def _write(self, prefix: str, record: Record) -> None:
         if self._sender:
-            values = {name if name == "step" else f"{prefix}/{name}": value for name, value in record.items()}
-            self._sender.tell(lambda run: run.log(values))
+            row = _row(prefix, record)
+            self._sender.tell(lambda run: run.log(row))
+
+
+def _row(prefix: str, record: Record) -> Record:
+    return {name if name == "step" else f"{prefix}/{name}": value for name, value in record.items()}
+
+
+def _rows_so_far(folder: RunFolder) -> list[Record]:
+    """What the run's files say of the steps up to the one that it goes on from, in order."""
+    metrics = [record for record in folder.read_metrics() if "event" not in record]
+    rows = [_row("validation" if "val_loss" in record else "train", record) for record in metrics]
+    rows += [_row("telemetry", flat(record)) for record in folder.read_telemetry()]
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def _missing(rows: list[Record], summary: Record) -> Iterator[Record]:
+    """The rows that a run does not have whose summary, the newest value of each name, is this."""
+    last = summary.get("step", 0)
+    for row in rows:
+        there = all(summary.get(name) == value for name, value in row.items() if value is not None)
+        if row["step"] > last or (row["step"] == last and not there):
+            yield row
 
 
 def _log_artifacts(run: Any, folder: RunFolder, checkpoint: bool) -> None:
@@ -127,11 +152,18 @@ def _log_artifacts(run: Any, folder: RunFolder, checkpoint: bool) -> None:
 
 
 class _Sender(threading.Thread):
-    """A thread that opens a run of wandb's and does with it what it is told, in order, until something fails."""
+    """A thread that opens a run of wandb's and does with it what it is told, in order, until something fails.
 
-    def __init__(self, start: Record, mode: Mode) -> None:
+    Args:
+        start: what ``wandb.init`` is given.
+        mode: how the run is opened.
+        folder: the run's.
+        rows: of earlier starts, for a server or a file that lacks them.
+    """
+
+    def __init__(self, start: Record, mode: Mode, folder: RunFolder, rows: list[Record]) -> None:
         super().__init__(name="wandb", daemon=True)
-        self._start, self._mode = start, mode
+        self._start, self._mode, self._folder, self._rows = start, mode, folder, rows
         self._where = f"{start['dir']}/wandb"
         self._jobs: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._lost = False
@@ -156,6 +188,8 @@ class _Sender(threading.Thread):
             # Steps that a killed run takes again come again. Under wandb's own count of rows, which must grow, they would be
             # dropped online, and get other numbers when an offline record is sent.
             run.define_metric("*", step_metric="step")
+            for row in _missing(self._rows, dict(run.summary)):
+                run.log(row)
         except Exception as error:
             self._lose(error)
             return
@@ -180,18 +214,20 @@ class _Sender(threading.Thread):
         if "finish_timeout" in wandb.Settings.model_fields:
             known["finish_timeout"] = _ENDING
         wandb.setup(wandb.Settings(silent=True))  # else it tells where it found a key
-        try:
-            return wandb.init(**self._start, mode=self._mode, settings=wandb.Settings(**known))
-        except Exception as error:
-            if self._mode != "online":
-                raise
-            _warn(f"{_first_line(error)}; records go into {self._where}, and wandb sync sends them")
-            return wandb.init(**self._start, mode="offline", settings=wandb.Settings(**known))
+        if self._mode == "online":
+            try:
+                return wandb.init(**self._start, mode="online", settings=wandb.Settings(**known))
+            except Exception as error:
+                _warn(f"{_first_line(error)}; records go into {self._where}, and wandb sync sends them")
+                wandb.teardown()  # what it has of this run's id would be in the way
+        self._folder.put_wandb_aside(self._start["id"])
+        return wandb.init(**self._start, mode="offline", settings=wandb.Settings(**known))
 
     def _lose(self, error: Exception) -> None:
         if not self._lost:
             self._lost = True
             _warn(f"{_first_line(error)}; it gets no more records of this run, which goes on")
+
 
 def _warn(text: str) -> None:
     """Say what went wrong, once."""
