@@ -25,6 +25,7 @@ COMMANDS = {
     "analyze": "analyze",
     "telemetry": "telemetry",
     "check-norm": "check_norm",
+    "doctor": "doctor",
 }
 
 

@@ -113,13 +113,13 @@ def _ranks(environ: Mapping[str, str], config: Config, world_size: int) -> Itera
         yield Problem("MASTER_ADDR", "missing", why, _RELAUNCH)
 
 
-def _has_gpu_driver() -> bool:
+def has_gpu_driver() -> bool:
     """Whether torch is worth asking: without a driver's device file it has no GPU, and takes seconds to say so."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
 
 
 def _gpus() -> int:
-    if not _has_gpu_driver():
+    if not has_gpu_driver():
         return 0
     try:
         import torch
@@ -131,7 +131,7 @@ def _gpus() -> int:
 def _devices(environ: Mapping[str, str], config: Config, world_size: int) -> Iterator[Problem]:
     gpus = _gpus()
     if config.run.device == "gpu" and not gpus:
-        driver = _has_gpu_driver()
+        driver = has_gpu_driver()
         why = "torch finds no GPU, though there is a driver" if driver else "this machine has no GPU, or no driver for it"
         mend = "install a torch that is built for it, or set run.device=auto" if driver else "set run.device=auto to use CPUs"
         yield Problem("run.device", "gpu", why, mend)
@@ -144,7 +144,7 @@ def _devices(environ: Mapping[str, str], config: Config, world_size: int) -> Ite
 
 def _compilers(environ: Mapping[str, str], config: Config, world_size: int) -> Iterator[Problem]:
     """What torch and DeepSpeed build while the run starts, on this machine."""
-    if config.model.compile != "none" and not _has_gpu_driver():  # for GPUs torch compiles with Triton
+    if config.model.compile != "none" and not has_gpu_driver():  # for GPUs torch compiles with Triton
         yield from _compiler(environ, "model.compile", config.model.compile, "g++", "set model.compile=none")
     zero = config.parallel.deepspeed.get("zero_optimization")
     for key in ("offload_optimizer", "offload_param"):
