@@ -32,9 +32,10 @@ BELOW = {
         *("model", "norms", "parallel", "train", "train.config", "root"),
     },
     "checks": {"norms", "root"},
+    "doctor": {"model", "norms", "train", "train.config", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "norms", "config", "data", "lab", "overhead", "telemetry"),
-        *("train", "verify", "root"),
+        *("analysis", "checkpoints", "checks", "norms", "config", "data", "doctor", "lab", "overhead"),
+        *("telemetry", "train", "verify", "root"),
     },
     "data_prep": {"data", "root"},
 }

@@ -22,7 +22,7 @@ _UNUSED = ("transformer-engine", "apex")
 
 
 def requirements() -> list[Requirement]:
-    """What this program asks for: from the checkout that it runs from, or else as it was installed. ``extra`` in their markers."""
+    """What this program asks for, by the checkout that it runs from, or else as it was installed; extras by their markers."""
     project = _ROOT / "pyproject.toml"
     if project.is_file():
         values = tomllib.loads(project.read_text(encoding="utf-8"))["project"]

@@ -24,25 +24,39 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: Beginnings of the names of variables that change what a run does.
-_VARIABLES = (
-    *("CUDA", "CXX", "DEEPSPEED", "DS_", "FI_", "GLOO", "HF_", "IBNORM", "JOB_COMPLETION", "KMP", "LD_", "LOCAL_", "MASTER_"),
-    *(
+_VARIABLES = tuple(
+    [
+        "CUDA",
+        "CXX",
+        "DEEPSPEED",
+        "DS_",
+        "FI_",
+        "GLOO",
+        "HF_",
+        "IBNORM",
+        "JOB_COMPLETION",
+        "KMP",
+        "LD_",
+        "LOCAL_",
+        "MASTER_",
         "MKL",
         "NCCL",
         "NVIDIA",
         "NVTE",
         "OMP",
         "PET_",
-        "PIP_",
         "PYTHON",
         "PYTORCH",
         "RANK",
         "SLURM",
-        "TF_",
         "TORCH",
         "TP_SOCKET",
-    ),
-    *("TRITON", "TZ", "UCX", "WANDB", "WORLD_SIZE"),
+        "TRITON",
+        "TZ",
+        "UCX",
+        "WANDB",
+        "WORLD_SIZE",
+    ]
 )
 
 

@@ -69,10 +69,11 @@ def folder(where: Path) -> Iterator[Finding]:
         yield problem(AREA, name, f"nothing can be written there ({error.strerror})", mend)
         return
     try:
-        yield from _speed(draft)
-        yield from _replacing(draft)
-        yield from _locking(draft)
-        yield from _mapping(draft)
+        for look in (_speed, _replacing, _locking, _mapping):
+            yield from look(draft)
+    except OSError as error:
+        mend = "mend that, or name another folder with --dir"
+        yield problem(AREA, name, f"nothing more can be written there ({error.strerror})", mend)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

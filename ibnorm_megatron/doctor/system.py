@@ -19,7 +19,7 @@ from .finding import Finding, gibibytes, ok, problem, warning
 
 AREA = "system"
 
-#: Memory below which ranks are killed while they import torch, Megatron-core and DeepSpeed; and below which only small ones fit.
+#: Memory below which a rank is killed while it imports libraries, and below which only small models fit.
 _NO_MEMORY, _LITTLE_MEMORY = 2**30, 4 * 2**30
 
 #: What a process needs besides its data: files of shards and indices, sockets to other ranks, libraries.

@@ -40,7 +40,7 @@ class Probe:
 
     def __init__(self, environ: Mapping[str, str], seconds: float = 60.0, module: str = "ibnorm_megatron.doctor.probe") -> None:
         self._ends, self._seconds = time.monotonic() + seconds, seconds
-        self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))  # no pipe that could fill, or stay open
+        self._out, self._err = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 (no pipe that could fill)
         root = str(Path(__file__).resolve().parent.parent.parent)
         path = os.pathsep.join(filter(None, [root, environ.get("PYTHONPATH")]))  # whatever the folder it is called in
         command = [sys.executable, "-m", module]
