@@ -30,17 +30,17 @@ class Finding:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def ok(area: str, name: str, says: str, **data: Any) -> Finding:
+def ok(area: str, name: str, says: str, /, **data: Any) -> Finding:
     """Nothing to do."""
     return Finding(area, name, "ok", says, data=data)
 
 
-def warning(area: str, name: str, says: str, mend: str, **data: Any) -> Finding:
+def warning(area: str, name: str, says: str, mend: str, /, **data: Any) -> Finding:
     """Something that some runs need, or that makes them slow."""
     return Finding(area, name, "warning", says, mend, data)
 
 
-def problem(area: str, name: str, says: str, mend: str, **data: Any) -> Finding:
+def problem(area: str, name: str, says: str, mend: str, /, **data: Any) -> Finding:
     """Something that stops every run."""
     return Finding(area, name, "problem", says, mend, data)
 

@@ -24,29 +24,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: Beginnings of the names of variables that change what a run does.
-_VARIABLES = tuple(
-    [
-        "CUDA",
-        "CXX",
-        "DEEPSPEED",
-        "DS_",
-        "FI_",
-        "GLOO",
-        "HF_",
-        "IBNORM",
-        "JOB_COMPLETION",
-        "KMP",
-        "LD_",
-        "LOCAL_",
-        "MASTER_",
-        "MKL",
-        "NCCL",
+_VARIABLES = (
+    *("CUDA", "CXX", "DEEPSPEED", "DS_", "FI_", "GLOO", "HF_", "IBNORM", "KMP", "LD_", "LOCAL_", "MASTER_", "MKL", "NCCL"),
+    *(
         "NVIDIA",
         "NVTE",
         "OMP",
         "PET_",
         "PYTHON",
-        "PYTORCH",
         "RANK",
         "SLURM",
         "TORCH",
@@ -56,7 +41,7 @@ _VARIABLES = tuple(
         "UCX",
         "WANDB",
         "WORLD_SIZE",
-    ]
+    ),
 )
 
 
