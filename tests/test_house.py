@@ -33,9 +33,10 @@ BELOW = {
     },
     "checks": {"norms", "root"},
     "cluster": {"config", "root"},
+    "doctor": {"model", "norms", "train", "train.config", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "lab", "overhead", "telemetry"),
-        *("train", "verify", "root"),
+        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "doctor", "lab", "overhead"),
+        *("telemetry", "train", "verify", "root"),
     },
     "data_prep": {"data", "root"},
 }
