@@ -55,7 +55,7 @@ class StopOnSignal(Callback):
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
             return
-        # A stopping process ignores the repeats that are still on their way, until it has ended: Python takes handlers away some
-        # time before, but not this. SIGINT is still heard, since who repeats it after seconds means it.
+        # A stopping process ignores the repeats that are still on their way until it has ended: Python takes handlers away some
+        # time before, but leaves this. SIGINT is still heard, since who repeats it after seconds means it.
         for number in set(STOP_SIGNALS) - {signal.SIGINT}:
             signal.signal(number, signal.SIG_IGN)
