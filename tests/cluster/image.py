@@ -104,14 +104,22 @@ class Image:
         return _run(*self._buildah, "inspect", "--type", "image", "localhost/ibnorm")
 
     def start(
-        self, *words: str, volumes: Mapping[Path, str] = {}, environ: Mapping[str, str] = {}, user: str = ""
+        self, *words: str, volumes: Mapping[Path, str] = {}, environ: Mapping[str, str] = {}, user: str = "", host: str = ""
     ) -> subprocess.Popen[str]:
-        """Start a program in the container, as the image's user in the image's folder."""
+        """Start a program in the container, as the image's user in the image's folder; ``host`` is the name that it has there."""
         given: list[str] = [f"--volume={outside}:{inside}" for outside, inside in volumes.items()]
         given += [f"--env={name}={value}" for name, value in environ.items()]
         given += [f"--user={user}"] if user else []
+        given += [f"--hostname={host}"] if host else []
         line = [*self._buildah, "run", "--isolation", "chroot", *given, "ibnorm", "--", *words]
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def remove(self) -> None:
+        """Give all of it back."""
+        _run(*self._buildah, "rm", "--all")  # or else the container's files are still mounted
+        _run(*self._buildah, "rmi", "--all", "--force")
+        subprocess.run(["umount", self._folder / "store" / "overlay"], capture_output=True, timeout=60, check=False)
+        shutil.rmtree(self._folder)
 
     def run(self, *words: str, user: str = "") -> tuple[int, str]:
         """Run a program in the container: its exit code, and what it said."""

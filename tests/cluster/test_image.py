@@ -74,8 +74,10 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Image, str
     if lacks_disk(folder):
         pytest.skip(f"too little space in {folder} for copies of an image")
     built = Image(folder)
-    yield built, built.build()
-    shutil.rmtree(folder)
+    try:
+        yield built, built.build()
+    finally:
+        built.remove()
 
 
 @needs_buildah
@@ -111,15 +113,20 @@ def test_two_containers_train_one_run(image: tuple[Image, str], prepared: Path, 
     for place in (tmp_path, data, runs):
         place.chmod(0o777)
     overrides = f"data.path=data run.dir=runs/compose model.vocab_size={VOCABULARY} train.steps=3 log.console=false"
-    services = _compose(OVERRIDES=overrides)
+    (hosts := tmp_path / "hosts").write_text("127.0.0.1 localhost node1 node2\n")  # they share this machine's network
+    volumes = {data: "/home/ibnorm/data", runs: "/home/ibnorm/runs", hosts: "/etc/hosts"}
     started = []
-    for service in services.values():
-        # They share this machine's network here, and have none of their own with names in it.
-        environ = {**service["environment"], "MASTER_ADDR": "127.0.0.1", "RDZV_ID": "image", "MASTER_PORT": "29637"}
+    for service in _compose(OVERRIDES=overrides, MASTER_PORT="29637").values():
         words = [word.replace("$$", "$") for word in service["command"]]
-        volumes = {data: "/home/ibnorm/data", runs: "/home/ibnorm/runs"}
-        started.append(image[0].start(*words, volumes=volumes, environ=environ))
-    said = [process.communicate(timeout=300)[0] for process in started]
+        given = {"volumes": volumes, "environ": service["environment"], "host": service["hostname"]}
+        started.append(image[0].start(*words, **given))
+    said = []
+    for process in started:
+        try:
+            said.append(process.communicate(timeout=300)[0])
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            said.append(process.communicate()[0])
     assert [process.returncode for process in started] == [0, 0], "\n".join(said)
     run = RunFolder(runs / "compose")
     assert run.read_summary()["status"] == "complete"
