@@ -106,7 +106,7 @@ class Image:
     def start(
         self, *words: str, volumes: Mapping[Path, str] = {}, environ: Mapping[str, str] = {}, user: str = "", host: str = ""
     ) -> subprocess.Popen[str]:
-        """Start a program in the container, as the image's user in the image's folder; ``host`` is the name that it has there."""
+        """Start a program in the container, as the image's user in its folder, on a host of that name."""
         given: list[str] = [f"--volume={outside}:{inside}" for outside, inside in volumes.items()]
         given += [f"--env={name}={value}" for name, value in environ.items()]
         given += [f"--user={user}"] if user else []
