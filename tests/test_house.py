@@ -32,8 +32,9 @@ BELOW = {
         *("model", "norms", "parallel", "train", "train.config", "root"),
     },
     "checks": {"norms", "root"},
+    "cluster": {"config", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "norms", "config", "data", "lab", "overhead", "telemetry"),
+        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "lab", "overhead", "telemetry"),
         *("train", "verify", "root"),
     },
     "data_prep": {"data", "root"},
