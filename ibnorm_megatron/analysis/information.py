@@ -88,7 +88,7 @@ def inform(found: Activations, show: Callable[[], None] = lambda: None) -> Infor
                 own += _few(measure(estimator, data), values.shape[1])
                 show()
         sample = _sample(found, few)
-        for one in audit(Renyi("labels"), sample, _compress, "sign(t) ln(1 + |t|)"):
+        for one in audit(Renyi("labels", permutations=0), sample, _compress, "sign(t) ln(1 + |t|)"):
             (renamed,) = _few((one.before,), values.shape[1])
             audits.append((site, replace(one, before=renamed)))
         show()
