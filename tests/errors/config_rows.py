@@ -282,7 +282,7 @@ CONFIG: tuple[Row, ...] = (
     ),
     Row(
         "a tag without letters",
-        "ibnorm train tiny.yaml log.wandb_tags=['']",
+        "ibnorm train tiny.yaml 'log.wandb_tags=[\"\"]'",
         ("log.wandb_tags.0 is '': string should have at least 1 character; give it such a value.",),
     ),
     Row(

@@ -23,7 +23,7 @@ from ..distributed import BIN, command, environment
 from ..wandb_server import KEY, WandbServer, wandb_server
 from ..workers.forked import Forked
 
-_RUN = ["train.steps=16", "checkpoint.interval=4", "evaluate.interval=6", "log.telemetry=6", "evaluate.batches=1"]
+_RUN = ["train.steps=40", "checkpoint.interval=4", "evaluate.interval=6", "log.telemetry=6", "evaluate.batches=1"]
 
 
 def _arguments(data: Path, run: Path, *overrides: str) -> list[str]:
@@ -128,11 +128,12 @@ def test_an_offline_record_goes_on_after_a_kill_and_can_be_sent(tmp_path: Path, 
     code, said = _train(tmp_path, given, until=saved_and_on, how=signal.SIGKILL, HF_TOKEN=token)
     assert code == -signal.SIGKILL, said
     identity = json.loads((run / "wandb.json").read_text())["id"]
+    begun = {path.name for path in (run / "wandb").glob("offline-run-*")}  # none, where wandb took longer to start
     code, more = _train(tmp_path, given, HF_TOKEN=token)
     assert code == 0, more
     assert f"wandb: offline, run {identity} of project ibnorm_megatron" in more
-    assert RunFolder(run).read_card()["resumed"][0]["step"] in (4, 8, 12)
-    assert len(list((run / "wandb" / "superseded").glob(f"offline-run-*-{identity}-1"))) == 1
+    assert RunFolder(run).read_card()["resumed"][0]["step"] >= 4
+    assert {path.name.removesuffix("-1") for path in (run / "wandb").glob("superseded/*")} == begun
     assert _as_rows(_offline_history(run)) == _rows(run)
 
     with wandb_server() as server:  # wandb reads its file itself
@@ -173,7 +174,7 @@ def test_an_online_record_goes_on_after_a_stop_and_has_artifacts(tmp_path: Path,
         code, said = _train(tmp_path, given, until=lambda: _steps(run) >= 5, how=signal.SIGTERM, **environ)
         assert code == 0, said
         stopped_at = _steps(run)
-        assert stopped_at < 16
+        assert stopped_at < 40
         code, more = _train(tmp_path, given, **environ)
         assert code == 0, more
         (arrived,) = server.runs.values()
@@ -181,14 +182,14 @@ def test_an_online_record_goes_on_after_a_stop_and_has_artifacts(tmp_path: Path,
     assert _as_rows(arrived.history()) == _rows(run)
     assert arrived.exit_codes == [0, 0]
     _check_config(arrived.config, run)
-    assert [row["step"] for row in arrived.history() if "train/loss" in row] == list(range(1, 17)), "nothing twice"
+    assert [row["step"] for row in arrived.history() if "train/loss" in row] == list(range(1, 41)), "nothing twice"
     _check_artifacts(server, run, arrived.name)
     _nothing_hidden([run], [said, more, *(body.decode(errors="replace") for body in server.everything)], [KEY])
 
 
 def _check_artifacts(server: WandbServer, run: Path, identity: str) -> None:
     assert server.committed.count(f"checkpoint-{identity}") == 1, "of a run that is complete only"
-    for name, folder in (("records", run), ("checkpoint", run / "checkpoints" / "step-00000016")):
+    for name, folder in (("records", run), ("checkpoint", run / "checkpoints" / "step-00000040")):
         files = server.artifacts[f"{name}-{identity}"]
         names = set(json.loads(files.pop("wandb_manifest.json"))["contents"])
         assert names == set(files)

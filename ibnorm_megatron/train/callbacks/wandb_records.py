@@ -57,6 +57,7 @@ class Wandb(Callback):
         self._sender: _Sender | None = None
         self._folder: RunFolder | None = None
         self._failed, self._complete = True, False  # until the end is reached
+        self._patience = _ENDING
 
     def on_start(self, trainer: Trainer) -> None:
         if not trainer.groups.first:
@@ -81,7 +82,10 @@ class Wandb(Callback):
             "resume": "allow",
             "tags": list(self._log.wandb_tags) or None,
         }
-        self._sender = _Sender(start, mode, trainer.folder, _rows_so_far(trainer.folder) if trainer.state.step else [])
+        longest = _UPLOADING if self._log.wandb_artifacts == "checkpoint" else _ENDING
+        self._patience = min(longest, trainer.config.run.stall_after / 2)  # who waits longer counts as stalled
+        rows = _rows_so_far(trainer.folder) if trainer.state.step else []
+        self._sender = _Sender(start, mode, trainer.folder, rows, self._patience)
         self._sender.start()
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
@@ -107,7 +111,7 @@ class Wandb(Callback):
         uploads = artifacts == "checkpoint" and self._complete
         if artifacts != "none":
             self._sender.tell(lambda run: _log_artifacts(run, folder, uploads))
-        self._sender.finish(1 if failed else 0, _UPLOADING if uploads else _ENDING)
+        self._sender.finish(1 if failed else 0, self._patience if uploads else min(_ENDING, self._patience))
 
     def _write(self, prefix: str, record: Record) -> None:
         if self._sender:
@@ -159,11 +163,12 @@ class _Sender(threading.Thread):
         mode: how the run is opened.
         folder: the run's.
         rows: of earlier starts, for a server or a file that lacks them.
+        ending: seconds that wandb itself may take where the run ends.
     """
 
-    def __init__(self, start: Record, mode: Mode, folder: RunFolder, rows: list[Record]) -> None:
+    def __init__(self, start: Record, mode: Mode, folder: RunFolder, rows: list[Record], ending: float) -> None:
         super().__init__(name="wandb", daemon=True)
-        self._start, self._mode, self._folder, self._rows = start, mode, folder, rows
+        self._start, self._mode, self._folder, self._rows, self._ending = start, mode, folder, rows, ending
         self._where = f"{start['dir']}/wandb"
         self._jobs: SimpleQueue[Callable[[Any], object] | None] = SimpleQueue()
         self._lost = False
@@ -210,9 +215,8 @@ class _Sender(threading.Thread):
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        known = {name: value for name, value in _SETTINGS.items() if name in wandb.Settings.model_fields}
-        if "finish_timeout" in wandb.Settings.model_fields:
-            known["finish_timeout"] = _ENDING
+        wanted = {**_SETTINGS, "finish_timeout": self._ending}
+        known = {name: value for name, value in wanted.items() if name in wandb.Settings.model_fields}
         wandb.setup(wandb.Settings(silent=True))  # else it tells where it found a key
         if self._mode == "online":
             try:
