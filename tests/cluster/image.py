@@ -51,8 +51,11 @@ class Image:
         tried = subprocess.run([*buildah, "overlay", "info"], capture_output=True, timeout=60, check=False)
         self._buildah = [*buildah, "vfs" if tried.returncode else "overlay"]
 
-    def build(self) -> str:
+    def build(self, hosts: Sequence[str] = ()) -> str:
         """Make the base and the image; returns what the build said.
+
+        Args:
+            hosts: names that mean this machine in the container, which shares its network.
 
         Raises:
             CalledProcessError: some line of it failed; what it said is in the test's output.
@@ -66,7 +69,8 @@ class Image:
         given = self._pip()
         words = ["build", "--isolation", "chroot", "--format", "docker", "--build-arg", "BASE=localhost/base"]
         said = _run(*self._buildah, *words, *given, "--file", "docker/Dockerfile", "--tag", "localhost/ibnorm", ROOT)
-        _run(*self._buildah, "from", "--name", "ibnorm", "localhost/ibnorm")
+        names = [f"--add-host={name}:127.0.0.1" for name in hosts]
+        _run(*self._buildah, "from", *names, "--name", "ibnorm", "localhost/ibnorm")
         return said
 
     def _pip(self) -> list[str]:
