@@ -34,7 +34,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _SMALL = {"num_layers": None, "vocab_size": 256, "max_sequence_length": 32}
 
 #: AdamW makes its moments in the first step; the second has everything.
-STEPS = 3
+STEPS = 2
 
 
 def work(environment: Mapping[str, str], out: Path, path: str, overrides: list[str], counted: bool) -> None:

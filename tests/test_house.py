@@ -24,7 +24,8 @@ BELOW = {
     "train": {"checkpoints", "config", "data", "model", "norms", "parallel", "root"},
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "overhead": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
-    "lab": {"config", "data", "model", "norms", "train", "train.config", "root"},
+    "estimate": {"config", "model", "norms", "parallel", "train", "train.config", "root"},
+    "lab": {"config", "data", "estimate", "model", "norms", "train", "train.config", "root"},
     "information": {"root"},
     "telemetry": {"train", "root"},
     "analysis": {
@@ -33,7 +34,7 @@ BELOW = {
     },
     "checks": {"norms", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "norms", "config", "data", "lab", "overhead", "telemetry"),
+        *("analysis", "checkpoints", "checks", "norms", "config", "data", "estimate", "lab", "overhead", "telemetry"),
         *("train", "verify", "root"),
     },
     "data_prep": {"data", "root"},

@@ -132,14 +132,17 @@ class Activations:
     @cached_property
     def layers(self) -> list[Layer]:
         """Of this stage, in their order."""
-        norms = self.config.model.norm_sites()
-        found: dict[tuple[tuple[str, int], ...], Layer] = {}
+        of_layers: dict[int, dict[str, NormConfig]] = {}
+        for site, norm in self.config.model.norm_sites().items():
+            if site.layer is not None:
+                of_layers.setdefault(site.layer, {})[site.name] = norm
+        found: dict[tuple[tuple[str, NormConfig], ...], Layer] = {}
         layers = []
         for number in layers_of_stage(self.config.model, self.config.parallel, self.stage):
-            own = {site.name: self.norm(site, norm) for site, norm in norms.items() if site.layer == number}
-            key = tuple(own.items())
+            norms = of_layers.get(number, {})
+            key = tuple(norms.items())
             if key not in found:
-                found[key] = self._layer(own)
+                found[key] = self._layer({name: self.norm(Site(name, number), norm) for name, norm in key})
             layers.append(found[key])
         return layers
 
@@ -156,9 +159,8 @@ class Activations:
         dropout = self.stream_tokens * model.hidden_size if model.dropout else 0  # a mask of bytes for each of two additions
         # Gradients of the stream and of the product, and with SwiGLU of its two factors.
         mlp_work = self.gathered + (2 if model.activation == "swiglu" else 1) * ffn
-        own = {name: size for name, size in norms.items() if name not in ("q", "k", "attn_sub", "mlp_sub") or size}
         working = max(mlp_work, attention_work - mlp)
-        return Layer(attention + dropout, mlp + dropout, own, scores, working, attention_work)
+        return Layer(attention + dropout, mlp + dropout, norms, scores, working, attention_work)
 
     def _attention(self, norms: dict[str, int]) -> tuple[int, int, int]:
         """Kept; of that what selective recomputation need not keep; and most beside it while its gradient is computed."""
@@ -177,7 +179,9 @@ class Activations:
         if blocks and grouped:  # keys and values are repeated for their queries' heads
             seen = 3 * query
         if exchanged:
-            seen = mixed + query + 2 * key * layout.context if layout.context_method == "all_gather" else mixed + 2 * query + key
+            seen = (
+                mixed + query + 2 * key * layout.context if layout.context_method == "all_gather" else mixed + 2 * query + key
+            )
         output = query
         if blocks:
             probabilities = self._heads() * self._pairs() * self.element
@@ -187,8 +191,6 @@ class Activations:
             scores = (output if copied else 0) + 4 * self._heads() * self.length
         kept += seen + scores + output  # and what the second matrix reads
         kept += output if "attn_sub" in norms else 0
-        if "q" in norms and not rope:
-            kept += 0
         # Gradients of the stream, of the output, and of queries, keys and values.
         work = self.gathered + output + 3 * query
         if blocks:

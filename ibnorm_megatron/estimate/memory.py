@@ -15,6 +15,15 @@ from .states import States
 RESERVE, FRAGMENTED = 2 * 2**30, 0.04
 
 
+#: Bytes that a process holds before it has a model: Python, PyTorch, Megatron-core and DeepSpeed on a CPU.
+PROCESS_BYTES = 520 * 2**20
+
+
+def needed(peak: int, reserve: int = RESERVE) -> int:
+    """Bytes that a GPU has to have so that tensors of ``peak`` bytes fit."""
+    return int((peak + reserve) / (1 - FRAGMENTED))
+
+
 @dataclass(frozen=True)
 class Memory:
     """Of a rank of one pipeline stage, in bytes.
@@ -25,7 +34,8 @@ class Memory:
         parts: what is held at the fullest moment, by name; they add up to ``peak``.
         moments: what is held at each moment of a step.
         host: on the CPU, for a GPU whose optimizer is offloaded.
-        norms: of the activations, what norms alone keep.
+        activations: that forward passes leave, of all micro-batches in flight.
+        norms: of these, what norms keep.
     """
 
     stage: int
@@ -33,6 +43,7 @@ class Memory:
     parts: Mapping[str, int]
     moments: Mapping[str, int]
     host: int
+    activations: int
     norms: int
 
     @property
@@ -82,7 +93,15 @@ def memory_of_stage(config: Config, world_size: int, stage: int, device: Device 
     moments = {name: _merged(base, extra) for name, extra in _moments(acts, states).items()}
     sums = {name: sum(parts.values()) for name, parts in moments.items()}
     fullest = max(sums, key=lambda name: sums[name])
-    return Memory(stage, device, {k: v for k, v in moments[fullest].items() if v}, sums, host, acts.in_flight * acts.kept_by_norms)
+    return Memory(
+        stage=stage,
+        device=device,
+        parts={name: size for name, size in moments[fullest].items() if size},
+        moments=sums,
+        host=host,
+        activations=acts.in_flight * (acts.kept + acts.ends),
+        norms=acts.in_flight * acts.kept_by_norms,
+    )
 
 
 def _merged(base: Mapping[str, int], extra: Mapping[str, int]) -> dict[str, int]:
@@ -117,7 +136,7 @@ def _moments(acts: Activations, states: States) -> dict[str, dict[str, int]]:
             "logits and loss": acts.head_backward,
             "gradients": waiting + states.grown(head),
             "communication buffers": early,
-            "working memory": states.element * head if states.accumulated or early else 0,
+            "working memory": acts.gathered + (states.element * head if states.accumulated or early else 0),
             "gathered weights": gathered,
         },
     }

@@ -28,6 +28,9 @@ EFFICIENCY = 0.6
 #: bandwidth that norms and AdamW reach. Assumptions of the usual size; none was measured here.
 LINK_SHARE, LATENCY, MEMORY_SHARE = 0.75, 10e-6, 0.8
 
+#: Seconds that a layer's forward and backward pass take however few tokens it has: some sixty kernels, one after another.
+LAYER_FLOOR = 300e-6
+
 #: Bytes a second of a host's memory for one GPU's share of an offloaded optimizer: an assumption.
 HOST_MEMORY = 20e9
 
@@ -83,7 +86,16 @@ class Speed:
     @property
     def step(self) -> float:
         """Seconds of a step."""
-        parts = (self.matrices, self.norms, self.tensor, self.context, self.pipeline, self.bubble, self.gradients, self.optimizer)
+        parts = (
+            self.matrices,
+            self.norms,
+            self.tensor,
+            self.context,
+            self.pipeline,
+            self.bubble,
+            self.gradients,
+            self.optimizer,
+        )
         return sum(parts)
 
     @property
@@ -118,7 +130,8 @@ def speed(config: Config, world_size: int, cluster: Cluster) -> Speed:
     micro_batches = train.micro_batches(data)
     stage = layout.pipeline - 1  # it has the head beside its layers, so it is the slowest
     flops = micro_batches * _stage_flops(config, data, stage)
-    matrices = flops / (cluster.gpu.peak(train.precision) * cluster.efficiency)
+    floor = micro_batches * len(layers_of_stage(config.model, layout, stage)) * LAYER_FLOOR
+    matrices = max(floor, flops / (cluster.gpu.peak(train.precision) * cluster.efficiency))
     norms = micro_batches * _norm_bytes(config, data, stage) / (cluster.gpu.bandwidth * MEMORY_SHARE)
     messages = step_messages(config, world_size, stage)
     spent = {group: _seconds(messages, group, config, cluster) for group in ("tensor", "context", "pipeline", "embedding")}

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from ..config import Config
-from ..model.shards import held_elements, held_modules
+from ..model.shards import held_modules
 from ..parallel.reduction import DEFAULT_BUCKET, Reduction
 from ..train.zero_traffic import ELEMENT_BYTES
 from .activations import Device
@@ -49,7 +49,7 @@ class States:
     @cached_property
     def elements(self) -> int:
         """Of all of them."""
-        return held_elements(held_modules(self.config.model, self.config.parallel, self.stage))
+        return sum(self.sizes)
 
     @property
     def zero(self) -> int:

@@ -8,6 +8,7 @@ from ..config import Config
 from ..parallel.cpu_compat import on_gpu
 from .gpus import gpu_of
 
+
 def model_flops_utilization(config: Config, tokens_per_second: float, ranks: int) -> dict[str, float | None]:
     """``tflops_per_rank`` and ``mfu`` of a run at this speed.
 

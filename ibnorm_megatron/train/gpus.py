@@ -21,7 +21,7 @@ class Gpu:
         name: as it is asked for; PyTorch's name of the device contains it.
         half: FLOP/s of matrix products in bf16 and fp16.
         single: of those in float32, without TF32, which PyTorch leaves off.
-        memory: bytes.
+        memory: bytes, as ``nvidia-smi`` shows them.
         bandwidth: bytes a second between the GPU and its memory.
         link: bytes a second in one direction to other GPUs of its node.
         network: bytes a second in one direction to other nodes.
@@ -42,18 +42,18 @@ class Gpu:
         return self.single if precision == "fp32" else self.half
 
 
-_GB = 10**9
+_MIB = 2**20
 
 #: By name; a longer name is told before a shorter one that it contains.
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A100-40GB", 312e12, 19.5e12, 40 * _GB, 1555e9, 300e9, 25e9, 32e9),
-        Gpu("A100", 312e12, 19.5e12, 80 * _GB, 2039e9, 300e9, 25e9, 32e9),
-        Gpu("H100", 989e12, 67e12, 80 * _GB, 3350e9, 450e9, 50e9, 64e9),
-        Gpu("H200", 989e12, 67e12, 141 * _GB, 4800e9, 450e9, 50e9, 64e9),
-        Gpu("B200", 2250e12, 75e12, 180 * _GB, 7700e9, 900e9, 50e9, 64e9),
-        Gpu("L40S", 362e12, 91.6e12, 48 * _GB, 864e9, 32e9, 25e9, 32e9),
+        Gpu("A100-40GB", 312e12, 19.5e12, 40_960 * _MIB, 1555e9, 300e9, 25e9, 32e9),
+        Gpu("A100", 312e12, 19.5e12, 81_920 * _MIB, 2039e9, 300e9, 25e9, 32e9),
+        Gpu("H100", 989e12, 67e12, 81_559 * _MIB, 3350e9, 450e9, 50e9, 64e9),
+        Gpu("H200", 989e12, 67e12, 143_771 * _MIB, 4800e9, 450e9, 50e9, 64e9),
+        Gpu("B200", 2250e12, 75e12, 183_359 * _MIB, 7700e9, 900e9, 50e9, 64e9),
+        Gpu("L40S", 362e12, 91.6e12, 46_068 * _MIB, 864e9, 32e9, 25e9, 32e9),
     )
 }
 
