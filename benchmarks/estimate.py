@@ -247,10 +247,10 @@ def write(found: list[Found], out: Path) -> None:
             given = " ".join(f"{name}={value}" for name, value in CASES[one.name][1].items())
             writer.writerow([one.name, one.processes, one.moment, one.formula, one.resident, one.counted or "", given])
     method = (
-        "each config trains 2 steps in processes of its own, after 2 of a tiny model, which loads and sets up what is loaded and "
-        "set up once. Resident: the most that the process held (VmHWM) less what it held before the model, with a C library "
-        f"that is told to give freed memory back ({', '.join(f'{k}={v}' for k, v in MALLOC.items())}). Counted: in another "
-        "launch, the most that PyTorch's allocator had given out, as its profiler is told of every block"
+        "each config trains 2 steps in processes of its own, after 2 of a tiny model, which loads and sets up what is loaded "
+        "and set up once. Resident: the most that the process held (VmHWM) less what it held before the model, with a C "
+        f"library that is told to give freed memory back ({', '.join(f'{k}={v}' for k, v in MALLOC.items())}). Counted: in "
+        "another launch, the most that PyTorch's allocator had given out, as its profiler is told of every block"
     )
     listed = [f"* {name}: {value}" for name, value in conditions("benchmarks.estimate", method).items()]
     worst = max(abs(one.error) for one in found)
@@ -258,9 +258,9 @@ def write(found: list[Found], out: Path) -> None:
     parts = [
         "# Estimates beside measurements",
         "\n".join(listed),
-        f"## Memory\n\n{len(found)} configs, all of them overrides of `{CONFIG} {base}`; the csv has each. The largest error is "
-        f"{100 * worst:.1f} %. What is resident is more than tensors: in bf16 oneDNN's own buffers, some 15 MiB here. A count may "
-        "be too high, never too low: what gloo's thread frees the profiler does not see.",
+        f"## Memory\n\n{len(found)} configs, all of them overrides of `{CONFIG} {base}`; the csv has each. The largest error "
+        f"is {100 * worst:.1f} %. What is resident is more than tensors: in bf16 some 15 MiB that PyTorch's allocator knows "
+        "nothing of. A count may be too high, never too low: what gloo's thread frees the profiler does not see.",
         markdown_table(HEADS, lines_of(found)),
         "## Time\n\nPublished runs on GPUs, and the formula with its default efficiency. Nothing here was run on a GPU.",
         markdown_table(THROUGHPUT_HEADS, throughput_lines()),
@@ -274,6 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m benchmarks.estimate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
+    parser.add_argument("--resident", action="store_true", help="launch once only, and count nothing")
     parser.add_argument("--published", action="store_true", help="only the table of published runs")
     parser.add_argument("--out", type=Path, help="write OUT.csv and OUT.md")
     given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
@@ -288,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = []
         with Progress("estimate", len(given.cases), unit="configs") as progress:
             for name in given.cases:
-                found.append(measure(name))
+                found.append(measure(name, counted=not given.resident))
                 progress.advance(note=name)
         table = Table(*HEADS, title="memory of the fullest rank")
         for line in lines_of(found):

@@ -1,10 +1,10 @@
 """Training runs whose speed was published, set beside the formula of ``ibnorm estimate``.
 
-Sources, with what their tables say: Narayanan et al., arXiv 2104.04473, table 1 (A100, full recomputation, float16); Korthikanti
-et al., arXiv 2205.05198, tables 3 and 5 (A100, selective recomputation with sequence parallelism; its 175B and 530B models interleave
-three runs of layers on every stage, which is not offered here and makes the bubble a third: the formula's is divided likewise);
-the README of NVIDIA/Megatron-LM (GPT-3 on 96 H100 in bf16, 1,152 sequences a step: an MFU of 47 %; it does not say the layout, so
-this is the formula's quickest that fits).
+Sources, with what their tables say: Narayanan et al., arXiv 2104.04473, table 1 (A100, full recomputation, float16);
+Korthikanti et al., arXiv 2205.05198, tables 3 and 5 (A100, selective recomputation with sequence parallelism; its 175B and
+530B models interleave three runs of layers on every stage, which is not offered here and makes the bubble a third: the
+formula's is divided likewise); the README of NVIDIA/Megatron-LM (GPT-3 on 96 H100 in bf16, 1,152 sequences a step: an MFU of
+47 %; it does not say the layout, so this is the formula's quickest that fits).
 """
 
 from __future__ import annotations

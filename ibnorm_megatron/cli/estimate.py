@@ -11,13 +11,12 @@ HELP = "estimate memory of a rank, time of a run on a kind of GPU, and layouts t
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from ..train.gpus import GPUS
-
     add_config_arguments(parser)
     parser.add_argument(
         "--gpus", type=int, metavar="N", help="processes; layouts that fit them are proposed. By default one copy"
     )
-    parser.add_argument("--gpu", default="H100", metavar="NAME", help=f"{', '.join(GPUS)}; H100 by default")
+    known = "A100-40GB, A100, H100, H200, B200, L40S"  # --help imports no table of theirs
+    parser.add_argument("--gpu", default="H100", metavar="NAME", help=f"{known}; H100 by default")
     parser.add_argument("--memory", type=float, metavar="GIB", help="of a GPU, by default what the kind has")
     parser.add_argument(
         "--gpus-per-node", type=int, default=8, metavar="N", help="8 by default; tensor ranks stay within a node"

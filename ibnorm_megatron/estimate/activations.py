@@ -21,7 +21,7 @@ from ..train.zero_traffic import ELEMENT_BYTES
 #: Where a run is estimated for: kernels differ, and with them what they keep.
 Device = Literal["gpu", "cpu"]
 
-#: Longest sequence whose attention probabilities a CPU keeps, and queries of a block: :mod:`ibnorm_megatron.model.cpu_attention`.
+#: Longest sequence whose attention probabilities a CPU keeps, and queries of a block: those of ``model.cpu_attention``.
 _CPU_ATTENTION, _CPU_BLOCK = 512, 128
 
 #: float32 numbers of a row that are counted where a norm does not say what it keeps.

@@ -86,7 +86,7 @@ def proposals(config: Config, gpus: int, room: int, cluster: Cluster, reserve: i
 
 
 def _order(proposal: Proposal) -> tuple[int, int, int]:
-    """Times within a percent are the same: no formula here is better. Then the lower ZeRO stage, which sends less; then memory."""
+    """Times within a percent are the same: no formula here is better. Then the lower ZeRO stage, then memory."""
     return round(log(proposal.speed.step) / _SAME), proposal.config.parallel.zero_stage, proposal.memory.peak
 
 

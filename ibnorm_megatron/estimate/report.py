@@ -149,21 +149,10 @@ class Estimate:
         return table
 
     def _proposals(self, shown: list[Proposal]) -> Table:
-        title = f"layouts that fit {self.world_size} x {self.cluster.gpu.name if self.cluster else ''} of {_gib(self.room or 0)} GiB"
-        heads = (
-            "tensor",
-            "pipeline",
-            "context",
-            "data",
-            "ZeRO",
-            "recompute",
-            "micro-batch",
-            "GiB",
-            "step s",
-            "tokens/s",
-            "MFU",
-        )
-        table = _table(title, *heads, "days")
+        assert self.cluster is not None and self.room is not None
+        title = f"layouts that fit {self.world_size} x {self.cluster.gpu.name} of {_gib(self.room)} GiB"
+        heads = "tensor, pipeline, context, data, ZeRO, recompute, micro-batch, GiB, step s, tokens/s, MFU, days"
+        table = _table(title, *heads.split(", "))
         for proposal in shown:
             layout, found = proposal.config.parallel, proposal.speed
             table.add_row(
@@ -200,8 +189,8 @@ class Estimate:
             f"{(self.cluster.network or self.cluster.gpu.network) / 1e9:.0f} GB/s of network a GPU (--network)"
         )
         yield (
-            f"GiB of a GPU hold {_gib(self.reserve)} GiB for CUDA and NCCL (--reserve) and {100 * FRAGMENTED:.0f} % between blocks; "
-            "the formulas of memory were checked on CPUs, those of time against published runs: docs/estimate.md"
+            f"{_gib(self.reserve)} GiB of a GPU are for CUDA and NCCL (--reserve), {100 * FRAGMENTED:.0f} % between blocks; "
+            "memory was checked on CPUs, time against published runs: docs/estimate.md"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..config import Config, parse_config, problems_between
 from ..errors import Problem, nearest, raise_if_any
@@ -82,7 +82,7 @@ def estimate(path: str, overrides: Sequence[str], options: Options) -> Estimate:
         raise_if_any(refused)
     found_layouts = proposals(config, world, room, cluster, reserve) if wanted else None
     if found_layouts is not None and not found_layouts:
-        raise_if_any([_nothing_fits(config, world, options, room)])
+        raise_if_any([_nothing_fits(world, room)])
     if refused:
         assert found_layouts
         shown, said = replace_layout(config, found_layouts[0].config), refused
@@ -114,11 +114,7 @@ def _across_nodes(config: Config, world: int, cluster: Cluster) -> Iterator[Prob
         yield Problem("parallel.tensor", str(tensor), why, f"use a divisor of {cluster.per_node}, or set --gpus-per-node")
 
 
-def _nothing_fits(config: Config, world: int, options: Options, room: int) -> Problem:
-    with_more = replace(options, gpus=2 * world).gpus
-    why = f"no layout of this model that the stack accepts fits into {room / 2**30:,.1f} GiB each"
-    if all(config.train.global_batch_size % data for data in range(1, world + 1) if world % data == 0 and data > 1):
-        why += f", and train.global_batch_size {config.train.global_batch_size} cannot be shared"
-    return Problem(
-        "--gpus", str(world), why, f"try {with_more}, larger GPUs (--gpu, --memory), or another train.global_batch_size"
-    )
+def _nothing_fits(world: int, room: int) -> Problem:
+    why = f"no layout that the stack accepts fits into {room / 2**30:,.1f} GiB each"
+    mend = f"try {2 * world}, larger GPUs (--gpu, --memory), or another train.global_batch_size"
+    return Problem("--gpus", str(world), why, mend)

@@ -134,7 +134,10 @@ def speed(config: Config, world_size: int, cluster: Cluster) -> Speed:
     matrices = max(floor, flops / (cluster.gpu.peak(train.precision) * cluster.efficiency))
     norms = micro_batches * _norm_bytes(config, data, stage) / (cluster.gpu.bandwidth * MEMORY_SHARE)
     messages = step_messages(config, world_size, stage)
-    spent = {group: _seconds(messages, group, config, cluster) for group in ("tensor", "context", "pipeline", "embedding")}
+    spent = {
+        group: _seconds(messages, group, config, world_size, cluster)
+        for group in ("tensor", "context", "pipeline", "embedding")
+    }
     busy = matrices + norms + spent["tensor"] + spent["context"]
     share = bubble(config, world_size)
     return Speed(
@@ -144,7 +147,7 @@ def speed(config: Config, world_size: int, cluster: Cluster) -> Speed:
         context=spent["context"],
         pipeline=spent["pipeline"] + spent["embedding"],
         bubble=busy * share / (1 - share),
-        gradients=_exposed(messages, config, micro_batches, busy, cluster),
+        gradients=_exposed(messages, config, world_size, busy, cluster),
         optimizer=_optimizer(config, world_size, stage, cluster),
         tokens=train.tokens_per_step(),
         flops=float(train.tokens_per_step() * config.model.flops_per_token(train.sequence_length)),
@@ -187,7 +190,7 @@ def _norm_bytes(config: Config, data: int, stage: int) -> float:
     return total
 
 
-def bandwidth(group: str, ranks: int, config: Config, cluster: Cluster) -> float:
+def bandwidth(group: str, ranks: int, config: Config, world_size: int, cluster: Cluster) -> float:
     """Bytes a second that a rank's ring of a group passes on.
 
     Ranks are numbered tensor first, then context, data and pipeline, as megatron-core does. A group whose ranks are in one node
@@ -197,29 +200,24 @@ def bandwidth(group: str, ranks: int, config: Config, cluster: Cluster) -> float
     stride = {"tensor": 1, "context": layout.tensor, "replicas": layout.tensor}.get(group, 0)
     network = cluster.network or cluster.gpu.network
     if group in ("pipeline", "embedding"):
-        inside = ranks > 1 and cluster.per_node >= _world(config, cluster)
-        return (cluster.gpu.link if inside else network) * LINK_SHARE
+        return (cluster.gpu.link if world_size <= cluster.per_node else network) * LINK_SHARE
     if stride * ranks <= cluster.per_node:
         return cluster.gpu.link * LINK_SHARE
     here = max(1, cluster.per_node // max(1, stride))
     return min(cluster.gpu.link, here * network) * LINK_SHARE
 
 
-def _world(config: Config, cluster: Cluster) -> int:
-    """Ranks between the first and the last stage of a pipeline."""
-    layout = config.parallel
-    return layout.pipeline * layout.tensor * layout.context
-
-
-def _seconds(messages: Iterable[Message], group: str, config: Config, cluster: Cluster) -> float:
+def _seconds(messages: Iterable[Message], group: str, config: Config, world_size: int, cluster: Cluster) -> float:
     total = 0.0
     for message in messages:
         if message.group == group:
-            total += message.sent / bandwidth(group, message.ranks, config, cluster) + (message.calls or 1) * LATENCY
+            total += (
+                message.sent / bandwidth(group, message.ranks, config, world_size, cluster) + (message.calls or 1) * LATENCY
+            )
     return total
 
 
-def _exposed(messages: list[Message], config: Config, micro_batches: int, busy: float, cluster: Cluster) -> float:
+def _exposed(messages: list[Message], config: Config, world_size: int, busy: float, cluster: Cluster) -> float:
     """Seconds of the replicas' messages that no computation hides.
 
     DeepSpeed reduces gradients beside the backward pass at stage 2, of every micro-batch, and at stage 1 of the last one; not
@@ -227,9 +225,14 @@ def _exposed(messages: list[Message], config: Config, micro_batches: int, busy: 
     3's gathers and reductions go beside both passes.
     """
     layout, train = config.parallel, config.train
-    gradients = sum(_seconds([m], "replicas", config, cluster) for m in messages if m.what == "gradients")
-    weights = sum(_seconds([m], "replicas", config, cluster) for m in messages if m.what == "weights")
-    rest = sum(_seconds([m], "replicas", config, cluster) for m in messages) - gradients - weights
+    micro_batches = train.micro_batches(layout.data(world_size))
+
+    def seconds(what: str | None) -> float:
+        chosen = [message for message in messages if what is None or message.what == what]
+        return _seconds(chosen, "replicas", config, world_size, cluster)
+
+    gradients, weights = seconds("gradients"), seconds("weights")
+    rest = seconds(None) - gradients - weights
     if layout.zero_stage == 3:
         return rest + max(0.0, gradients + weights - busy)
     summed = train.precision == "bf16" and layout.zero_stage == 1 and micro_batches > 1

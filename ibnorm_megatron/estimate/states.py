@@ -1,8 +1,8 @@
 """Weights, gradients and optimizer state of a rank under DeepSpeed's ZeRO, and what it copies while it reduces and steps.
 
-The sizes are those of Rajbhandari et al. (arXiv 1910.02054): 16 bytes a parameter, of which the stages share 12, 14 or all among
-the replicas. DeepSpeed 0.19 adds what its code does: ZeRO keeps float32 copies of float32 weights, gradients are accumulated
-in float32 where a step has several micro-batches, and buckets are flattened, and cast, before they are sent.
+The sizes are those of Rajbhandari et al. (arXiv 1910.02054): 16 bytes a parameter, of which the stages share 12, 14 or all
+among the replicas. DeepSpeed 0.19 adds what its code does: ZeRO keeps float32 copies of float32 weights, gradients are
+accumulated in float32 where a step has several micro-batches, and buckets are flattened, and cast, before they are sent.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ class States:
 
     @property
     def gathered(self) -> int:
-        """Stage 3's weights that are gathered at once: all, up to a number of elements above which DeepSpeed lets go of some."""
+        """Stage 3's weights that are gathered at once: all, up to as many elements as DeepSpeed lets live."""
         if self.zero < 3:
             return 0
         given: Any = self.config.parallel.deepspeed.get("zero_optimization")
