@@ -120,9 +120,16 @@ class Activations:
         saved = norm.saved_bytes(width, self.element)
         if saved is None:
             saved = width * self.element + 4 * _UNSAID
+        if site.name in ("q", "k") and model.qk_norm == "per_head" and (site.name == "k" or not self._grouped):
+            saved -= width * self.element  # its rows are a view of the first matrix's output, which is counted there
         if self.device == "cpu" and norm.kind == "layernorm" and not sharded and self.element < 4:
             saved += width * (4 - self.element)  # PyTorch's LayerNorm gets a float32 copy there (norms.functional)
         return rows * saved
+
+    @property
+    def _grouped(self) -> bool:
+        """Whether several query heads share a key head; queries are then a copy of the first matrix's output, and no view."""
+        return self.config.model.num_key_value_heads < self.config.model.num_attention_heads
 
     def unsaid(self) -> list[str]:
         """Norms that do not say what they keep."""
@@ -155,7 +162,6 @@ class Activations:
         # The first matrix's output, of which SiLU or GELU keeps its input; SwiGLU keeps both factors of its product too, the
         # second of them as a copy (megatron-core adds an offset of 0); and the product, for the second matrix.
         mlp += fc1 + (3 if model.activation == "swiglu" else 1) * ffn
-        mlp += ffn if "mlp_sub" in norms else 0
         dropout = self.stream_tokens * model.hidden_size if model.dropout else 0  # a mask of bytes for each of two additions
         # Gradients of the stream and of the product, and with SwiGLU of its two factors.
         mlp_work = self.gathered + (2 if model.activation == "swiglu" else 1) * ffn
@@ -166,7 +172,6 @@ class Activations:
         """Kept; of that what selective recomputation need not keep; and most beside it while its gradient is computed."""
         model, layout = self.config.model, self.config.parallel
         width, keys = model.hidden_size, model.num_key_value_heads * model.head_dim
-        grouped = model.num_key_value_heads < model.num_attention_heads
         query, key, mixed = self._columns(width), self._columns(keys), self._columns(width + 2 * keys)
         rope = model.position_embedding == "rope"
         exchanged = layout.context > 1
@@ -175,9 +180,9 @@ class Activations:
         kept += 4 * self.length * model.head_dim * self.element if rope else 0  # cosines and sines, for queries and for keys
         blocks = self._keeps_probabilities()
         # Values are a view of the first matrix's output; so are queries and keys that nothing rotates.
-        seen = (query + key if rotated else query if grouped else 0) + mixed
-        if blocks and grouped:  # keys and values are repeated for their queries' heads
-            seen = 3 * query
+        seen = (query + key if rotated else query if self._grouped else 0) + mixed
+        if blocks and self._grouped:  # keys and values are repeated for their queries' heads
+            seen = 3 * query + (mixed if "k" in norms and model.qk_norm == "per_head" else 0)
         if exchanged:
             seen = (
                 mixed + query + 2 * key * layout.context if layout.context_method == "all_gather" else mixed + 2 * query + key
@@ -190,7 +195,6 @@ class Activations:
             copied = self.device == "gpu" and self.sequences > 1  # from [b, s] to [s, b]
             scores = (output if copied else 0) + 4 * self._heads() * self.length
         kept += seen + scores + output  # and what the second matrix reads
-        kept += output if "attn_sub" in norms else 0
         # Gradients of the stream, of the output, and of queries, keys and values.
         work = self.gathered + output + 3 * query
         if blocks:
@@ -276,8 +280,8 @@ class Activations:
         return self.logits * (2 if padded else 1) + softmax
 
     @property
-    def head_backward(self) -> int:
-        """Most bytes of the logits' gradient: the softmax, which becomes it, and its cast or what lies under the mask."""
+    def logits_backward(self) -> int:
+        """Most bytes while the logits' gradient is made: the softmax, which becomes it, and its cast or its masked copy."""
         padded = self.config.model.padded_vocab_size(self.config.parallel.tensor) > self.config.model.vocab_size
         wide = self.logits * 4 // self.element
         return wide + (self.logits if self.element < 4 or padded else 0)

@@ -131,12 +131,18 @@ def _moments(acts: Activations, states: States) -> dict[str, dict[str, int]]:
             "gradients": waiting,
             "gathered weights": gathered,
         },
+        "gradient of the logits": {
+            "activations": earlier + kept + ends,
+            "logits and loss": acts.logits_backward,
+            "gradients": waiting,
+            "gathered weights": gathered,
+        },
         "gradient at the head": {
             "activations": earlier + kept + ends,
-            "logits and loss": acts.head_backward,
+            "logits and loss": acts.logits,
             "gradients": waiting + states.grown(head),
-            "communication buffers": early,
-            "working memory": acts.gathered + (states.element * head if states.accumulated or early else 0),
+            "communication buffers": early + states.oversized(head),
+            "working memory": acts.gathered + (states.element * head if states.moved else 0),
             "gathered weights": gathered,
         },
     }
@@ -146,7 +152,7 @@ def _moments(acts: Activations, states: States) -> dict[str, dict[str, int]]:
         if number not in (0, len(layers) - 1):
             left, done = left - acts.kept_of(layers[number]), done + of_layer
             continue
-        again = layers[number].kept if full else 0
+        again = layers[number].kept - acts.stream if full else 0  # its input is there already
         found[f"gradient of layer {number}"] = {
             "activations": earlier + left + ends,
             "gradients": waiting + states.grown(done),

@@ -188,6 +188,15 @@ class States:
         return self.element * elements
 
     @property
+    def moved(self) -> bool:
+        """Whether a gradient is added to, or copied into, memory that was there before it."""
+        return bool(self.accumulated or self.zero == 3 or (self.buffers and not self.pipelined))
+
+    def oversized(self, elements: int) -> int:
+        """Copies of a gradient that no bucket of stage 3 can hold, and that is reduced at once."""
+        return 4 * (2 if self.device == "cpu" else 1) * elements if self.zero == 3 and elements > self.reduction.bucket else 0
+
+    @property
     def buffers(self) -> int:
         """Buffers into which gradients are copied from the start of a backward pass on, or of its end under a pipeline."""
         if self.zero not in (1, 2) or not self.reduction.contiguous or self.own_bf16:
