@@ -33,8 +33,10 @@ BELOW = {
         *("model", "norms", "parallel", "train", "train.config", "root"),
     },
     "checks": {"norms", "root"},
+    "cluster": {"config", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "norms", "config", "data", "estimate", "lab", "overhead", "telemetry"),
+        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "estimate", "lab", "overhead"),
+        "telemetry",
         *("train", "verify", "root"),
     },
     "data_prep": {"data", "root"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,16 @@ class Figure:
     difference: Estimate | None
     p: float
     p_holm: float = math.nan
+
+    @property
+    def of_a_layer(self) -> bool:
+        """Whether it is one layer's share of what another row has of all of them."""
+        return self.report == "quantization" and ", layer " in self.name
+
+    @property
+    def site(self) -> str:
+        """The norm whose output it is about; empty where it is about the whole model."""
+        return re.split(": |, ", self.name)[0] if self.report in ("information", "audit", "bottleneck") else ""
 
 
 def figures(answers: Sequence[Answer]) -> list[Figure]:

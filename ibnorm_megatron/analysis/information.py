@@ -2,13 +2,14 @@
 
 T is what a norm gives for a token, x_t. Y is the next token, and x_{t-k} the one k before x_t. Between layers X is what the
 norm before gives. :mod:`ibnorm_megatron.information` has the estimators, docs/information.md what their numbers mean.
-Tokens are labels; of a large vocabulary the rarer ones are one label together.
+Tokens are labels; of a large vocabulary the rarer ones are one label together. Estimators that are right in few dimensions
+only are asked of the leading directions of T and X, T_8 and X_8 for eight, which share at most what T and X do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from ..information.infonce import InfoNce
 from ..information.measure import Measure
 from ..information.observations import Observations
 from ..information.probe import Probe
+from ..information.projection import leading
 from ..information.prompts import PromptEntropy
-from ..information.regions import LINEAR_PROBE
+from ..information.regions import INFO_NCE, LINEAR_PROBE, RENYI
 from ..information.renyi import Renyi
 from ..information.tradeoff import Point, information_bottleneck
 from .activations import Activations
@@ -72,7 +74,7 @@ def inform(found: Activations, show: Callable[[], None] = lambda: None) -> Infor
     told: list[Told] = []
     curves: list[Curve] = []
     audits: list[tuple[str, Audited]] = []
-    before: np.ndarray | None = None
+    before: tuple[np.ndarray, np.ndarray] | None = None
     for site, values in found.sites.items():
         own: list[Measure] = []
         for estimator, data in _of_site(found, values):
@@ -80,16 +82,18 @@ def inform(found: Activations, show: Callable[[], None] = lambda: None) -> Infor
             show()
         of_y, of_x = own[0], own[2]
         curves.append(Curve(site, tuple(information_bottleneck(of_y, of_x))))
+        few = leading(values, RENYI.widest)
         if before is not None:
-            for between in (Gaussian(shrink=True), InfoNce()):
-                own += measure(between, Observations(values, before, documents=found.documents))
+            for estimator, data in _between(found, (values, few), before):
+                own += _few(measure(estimator, data), values.shape[1])
                 show()
-            own += measure(Renyi(multiples=(0.5, 1.0, 2.0)), _sample(found, values, before))
-            show()
-        audits += [(site, one) for one in audit(Renyi("labels"), _sample(found, values), _compress, "sign(t) ln(1 + |t|)")]
+        sample = _sample(found, few)
+        for one in audit(Renyi("labels", permutations=0), sample, _compress, "sign(t) ln(1 + |t|)"):
+            (renamed,) = _few((one.before,), values.shape[1])
+            audits.append((site, replace(one, before=renamed)))
         show()
         told += [Told(site, one) for one in own]
-        before = values
+        before = values, few
     return Informed(tuple(told), tuple(curves), tuple(audits))
 
 
@@ -110,6 +114,25 @@ def _of_site(found: Activations, values: np.ndarray) -> Iterator[tuple[Estimator
     whole = Observations(values, documents=found.documents)
     yield PromptEntropy(), whole
     yield PromptEntropy(dataset=True), whole
+
+
+def _between(
+    found: Activations, now: tuple[np.ndarray, np.ndarray], before: tuple[np.ndarray, np.ndarray]
+) -> Iterator[tuple[Estimator, Observations]]:
+    """What T of one layer and of the one before share; each is given whole and in its leading directions."""
+    yield Gaussian(), Observations(now[0], before[0], documents=found.documents)
+    width = INFO_NCE.widest
+    yield InfoNce(), Observations(now[1][:, :width], before[1][:, :width], documents=found.documents)
+    yield Renyi(multiples=(0.5, 1.0, 2.0)), _sample(found, now[1], before[1])
+
+
+def _few(measures: tuple[Measure, ...], whole: int) -> tuple[Measure, ...]:
+    """Named by the directions that they are of, where those are not all: I(X_8; T_8 + noise)."""
+
+    def named(one: Measure) -> str:
+        return one.quantity if one.d == whole else one.quantity.replace("T", f"T_{one.d}").replace("X", f"X_{one.d}")
+
+    return tuple(replace(one, quantity=named(one)) for one in measures)
 
 
 def frequent(tokens: np.ndarray) -> np.ndarray:

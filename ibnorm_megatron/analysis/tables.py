@@ -33,14 +33,16 @@ NOTE = (
 
 
 def print_figures(figures: Sequence[Figure], console: Console) -> None:
-    """A table a report; layers alone are in the files only."""
+    """A table a report, of what is about a site that of the deepest; other sites, and layers alone, are in the files only."""
     for report, rows in _by_report(figures):
         table = Table(title=_TITLES[report], title_justify="left")
         for place, head in enumerate(_heads(report)):
             table.add_column(head, justify="left" if place == 0 else "right")
-        for cells in _cells(rows):
+        for cells in _cells([one for one in rows if one.site == rows[-1].site]):
             table.add_row(*map(printable, cells))
         console.print(table)
+    if len({one.site for one in figures if one.site}) > 1:
+        console.print("Tables are of the deepest norm; the files that --out writes have all of them.", soft_wrap=True)
     console.print(NOTE, soft_wrap=True)
 
 
@@ -58,6 +60,8 @@ def markdown(answers: Sequence[Answer], figures: Sequence[Figure]) -> str:
     parts = ["# What the models do", NOTE]
     for report, rows in _by_report(figures):
         parts += [f"## {_TITLES[report]}", _markdown_table(_heads(report), _cells(rows))]
+        if report == "information" and (why := _reasons(answers)):
+            parts.append("Without a number: " + "; ".join(why) + ".")
     runs = [(one.norm, str(one.seed), one.run, one.checkpoint) for one in answers]
     parts += ["## Runs", _markdown_table(("norm", "seed", "run", "checkpoint"), runs)]
     return "\n\n".join(parts) + "\n"
@@ -65,9 +69,19 @@ def markdown(answers: Sequence[Answer], figures: Sequence[Figure]) -> str:
 
 def _by_report(figures: Sequence[Figure]) -> Iterator[tuple[str, list[Figure]]]:
     for report in dict.fromkeys(one.report for one in figures):
-        rows = [one for one in figures if one.report == report and "layer" not in one.name]
+        rows = [one for one in figures if one.report == report and not one.of_a_layer]
         if rows:
             yield report, rows
+
+
+def _reasons(answers: Sequence[Answer]) -> list[str]:
+    """Why measures have no number, each reason once, with what it is of."""
+    found: dict[tuple[str, str], None] = {}
+    for answer in answers:
+        for told in answer.informed.told if answer.informed is not None else ():
+            if math.isnan(told.measure.value):
+                found[f"{told.measure.quantity} by {told.measure.estimator}", told.measure.reason] = None
+    return [f"{what}: {why}" for what, why in found]
 
 
 def _heads(report: str) -> tuple[str, ...]:

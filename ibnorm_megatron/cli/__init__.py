@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "data",
     "train": "train",
     "dry-run": "dry_run",
+    "launch": "launch",
     "checkpoint": "checkpoint",
     "verify": "verify",
     "overhead": "overhead",

@@ -33,7 +33,7 @@ def execute(arguments: argparse.Namespace) -> None:
     prepared: Prepared | None = None
     if config:
         try:
-            prepared = _prepared(config)
+            prepared = prepared_data(config)
         except UserError as error:
             problems += error.problems
     raise_if_any(problems)
@@ -46,7 +46,7 @@ def execute(arguments: argparse.Namespace) -> None:
         console.print(table)
 
 
-def _prepared(config: Config) -> Prepared | None:
+def prepared_data(config: Config) -> Prepared | None:
     """The data, or None where some of it is not prepared yet: a dry run may come first.
 
     Raises:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 
 from . import add_config_arguments
@@ -55,32 +52,9 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _launch(processes: int, restarts: int, target: list[str]) -> int:
-    """Run ``python TARGET`` as so many ranks under torchrun, and pass signals on to them.
+    """Run ``python TARGET`` as so many ranks under torchrun, and pass signals on to them."""
+    from ..cluster.agent import environment, supervise
+    from ..cluster.rendezvous import Rendezvous
 
-    torchrun that is signalled itself ends with exit code 1, whatever its ranks do. It gets a session of its own, so that
-    neither a terminal's Ctrl-C nor a signal to this process reaches it; the ranks stop, and torchrun reports how.
-    """
-    import psutil
-
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    torchrun += ["--max-restarts", str(restarts)]
-    # Restarted ranks that meet at the launcher's own store find there what those before them left, and wait for the dead.
-    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    # Slurm sends SIGUSR1 to every process of a job, and torchrun would die of it. What is ignored stays so in a program that
-    # is started; the ranks listen again.
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    with subprocess.Popen([*torchrun, *target], start_new_session=True, env=environment) as agent:  # noqa: S603 (no shell)
-        signal.signal(signal.SIGUSR1, before)
-
-        def forward(number: int, frame: object) -> None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                torchrun_itself = psutil.Process(agent.pid)
-                for process in torchrun_itself.children() or [torchrun_itself]:
-                    process.send_signal(number)
-
-        previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-        try:
-            return agent.wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    own = Rendezvous(processes, max_restarts=restarts)
+    return supervise(own.torchrun(sys.executable, target), environment(os.environ, own))

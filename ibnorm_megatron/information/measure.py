@@ -99,6 +99,11 @@ class Region:
     most_rows: int | None = None
     rows_per_label: float = 0.0
 
+    @property
+    def widest(self) -> int:
+        """The widest that was validated; 0 where nothing was."""
+        return self.steps[-1][0] if self.steps else 0
+
     def refusal(self, n: int, d: int, labels: int = 0) -> str:
         """Why ``n`` rows of width ``d`` with so many different labels are outside; empty inside."""
         least = next((rows for width, rows in self.steps if d <= width), None)

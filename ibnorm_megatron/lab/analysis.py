@@ -60,12 +60,13 @@ def analyze(
             fit = fit_surface(points)
             surface = fit_alone(fit, resamples, seed)
         else:
-            joint = fit_arms(table, resamples, seed)
+            settled = table.settled()
+            joint = fit_arms(settled, resamples, seed)
             fit = joint.fit
             surface = surface_of(fit, shape_of(joint.resampled))
             margin = margin_of(fit, equivalence)
-            found, why = multipliers_of(table, joint, control, equivalence)
-            warnings += _about_multipliers(table, joint, found, why)
+            found, why = multipliers_of(settled, joint, control, equivalence)
+            warnings += _about_multipliers(settled, joint, found, why)
         warnings += _about_surface(surface, fit.form.tied, fit.at_edge)
     except NotIdentified as error:
         warnings.append(f"No loss surface was fit, so nothing is said in compute: {error}.")
@@ -104,6 +105,8 @@ def _about_pending(table: Table) -> Iterator[str]:
             f"This is an interim look: {there} of {of} ends of training are there yet. Nothing is claimed before all are: who "
             "looks again and again, and stops when it looks good, finds differences that are not there."
         )
+    if early := sum(len(own) for own in table.good.values()) - sum(len(own) for own in table.settled().good.values()):
+        yield f"Multipliers leave out {early} ends of training where a run of another arm is still to come."
 
 
 def _about_runs(table: Table, control: str | None) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -96,6 +96,21 @@ class Table:
     def open(self) -> bool:
         """Whether anything is pending, of any arm."""
         return any(self.pending.values())
+
+    def settled(self) -> Table:
+        """Without what has ended where a run of another arm is still to come: all arms have the same places then, or lost them.
+
+        Arms of which nothing has ended yet are not waited for.
+
+        An end of training that one arm has and others have not yet brings its seed's luck, and what the surface misses
+        there, to that arm alone. A multiplier that is known to a percent can be off by several because of one of them.
+        """
+        waiting = {key for arm, own in self.pending.items() if self.good[arm] for key in own}
+        good, failed = (
+            {arm: {key: one for key, one in own.items() if key not in waiting} for arm, own in found.items()}
+            for found in (self.good, self.failed)
+        )
+        return replace(self, good=good, failed=failed)
 
     def pairs(self, arm: str) -> tuple[Key, ...]:
         """Where both have a loss."""

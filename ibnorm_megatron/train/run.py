@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -65,6 +65,8 @@ def data_problems(config: Config, prepared: Prepared) -> Iterator[Problem]:
     yield from prepared.problems(config.train.sequence_length)
 
 
+#: A variable with the exit code of ranks that were told to stop. Kubernetes counts a pod that ends with 0 as done.
+STOPPED_CODE = "IBNORM_STOPPED_EXIT_CODE"
 #: How long a restarted run waits for the lock of the one before it.
 _LOCK_SECONDS = 60.0
 
@@ -106,12 +108,20 @@ def run(config: Config, prepared: Prepared, world: World) -> int:
             restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
             held.enter_context(folder.claim(config.to_yaml(), wait=_LOCK_SECONDS if restarted else 0.0))
         with model_parallel(config.parallel, config.train.seed) as groups:
-            train(config, prepared, groups, whereabouts)
-    return 0
+            complete = train(config, prepared, groups, whereabouts)
+    return 0 if complete else stopped_code()
 
 
-def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Whereabouts | None = None) -> None:
+def stopped_code(environ: Mapping[str, str] = os.environ) -> int:
+    """What ranks end with that were told to stop: 0, or what a scheduler needs to see that the run is not done."""
+    code = environ.get(STOPPED_CODE, "")
+    return int(code) if code.isascii() and code.isdecimal() and int(code) < 256 else 0
+
+
+def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Whereabouts | None = None) -> bool:
     """Train to the end as one rank of a laid-out world, from the newest checkpoint if there is one, or from another run's.
+
+    Returns whether that is where it came to; a run that was told to stop has saved its state.
 
     Raises:
         UserError: every checkpoint is damaged, or the one to begin at is of another model.
@@ -147,6 +157,7 @@ def train(config: Config, prepared: Prepared, groups: Groups, whereabouts: Where
         folder.begin(card, trainer.state.step, branches=parent is not None)
     trainer.run()
     trainer.engine.close()
+    return trainer.state.step == config.train.steps
 
 
 def _load(trainer: Trainer, checkpoint: Path, *, branches: bool = False) -> CheckpointRecord:

@@ -39,6 +39,9 @@ def test_every_report_of_several_runs(
     assert loss[0]["value"]["value"] == pytest.approx(sum(one["loss"]["value"] for one in values["runs"][:2]) / 2)
     assert "norm, token, int3" in told
     assert "again, bits a byte" in told
+    assert "layers.0.attn_in: I(T; x_t)" in (page := (out / "analysis.md").read_text())
+    assert "layers.0.attn_in: I(T; x_t)" not in told  # a terminal has the deepest site's
+    assert "Without a number: I(" in page
     assert str(out / "analysis.md") in told
 
 

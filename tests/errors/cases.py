@@ -12,6 +12,7 @@ from .environment_rows import ENVIRONMENT
 from .estimate_rows import ESTIMATE
 from .fit_rows import FIT
 from .lab_rows import LAB
+from .launch_rows import LAUNCH
 from .layout_rows import LAYOUT
 from .norm_rows import NORMS
 from .rows import Row
@@ -26,6 +27,7 @@ AREAS: dict[str, tuple[Row, ...]] = {
     "Checkpoints": CHECKPOINT,
     "Branches of runs": BRANCH,
     "The machine and the launcher": ENVIRONMENT,
+    "Starting on many hosts": LAUNCH,
     "Preparing data": PREPARE,
     "Comparing and verifying": COMPARE,
     "Estimates": ESTIMATE,

@@ -26,7 +26,7 @@ from scipy import stats
 from ..results import LEVEL, Estimate
 from . import Floats, Ints
 from .paired import one_sided_pair
-from .surface import DELTA, Fit, minimize
+from .surface import Fit, minimize
 
 #: Webb's: mean 0, variance 1, six values, so that six clusters have 46,656 resamples and not 64.
 _WEIGHTS = np.array([-np.sqrt(1.5), -1.0, -np.sqrt(0.5), np.sqrt(0.5), 1.0, np.sqrt(1.5)])
@@ -106,7 +106,7 @@ def bootstrap(fit: Fit, targets: Floats, *, resamples: int = 1999, seed: int = 0
     targets_scaled = targets / scale
     share = _share_inside(fit)
     scores = np.zeros((len(names), fit.form.size))
-    np.add.at(scores, cluster, jacobian * np.clip(fit.residuals, -DELTA, DELTA)[:, None])
+    np.add.at(scores, cluster, jacobian * np.clip(fit.residuals, -fit.delta, fit.delta)[:, None])
     parts = np.stack([jacobian[cluster == g].T @ jacobian[cluster == g] for g in range(len(names))]) * share
     whole = parts.sum(axis=0)
     # What leaving a cluster out does to the combinations, per unit of score, ``[g, t, size]``.
@@ -155,7 +155,7 @@ def refit(fit: Fit, targets: Floats, *, resamples: int = 400, seed: int = 0) -> 
     found = []
     for _ in range(resamples):
         chosen = np.concatenate([members[place] for place in draw.integers(0, len(members), len(members))])
-        found.append(targets @ minimize(fit.form, fit.points.where(chosen), fit.free).free)
+        found.append(targets @ minimize(fit.form, fit.points.where(chosen), fit.free, delta=fit.delta).free)
     ends = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return [Estimate(*map(float, one)) for one in zip(targets @ fit.free, *ends, strict=True)]
 
@@ -167,6 +167,6 @@ def _share_inside(fit: Fit) -> float:
     """
     n = len(fit.residuals)
     errors = np.abs(fit.residuals) * np.sqrt(n / max(1, n - fit.form.size))
-    smoothing = 0.5 * max(float(np.median(errors)), 1e-2 * DELTA)
-    inside = stats.norm.cdf((DELTA - errors) / smoothing) - stats.norm.cdf((-DELTA - errors) / smoothing)
+    smoothing = 0.5 * max(float(np.median(errors)), 1e-2 * fit.delta)
+    inside = stats.norm.cdf((fit.delta - errors) / smoothing) - stats.norm.cdf((-fit.delta - errors) / smoothing)
     return max(float(inside.mean()), 1.0 / n)

@@ -1,0 +1,108 @@
+"""One run on two hosts, by every launcher: the loss curve is that of one host. One that is cut off ends, the other goes on."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ibnorm_megatron.train.run_folder import RunFolder
+
+from ..distributed import run_ranks
+from .conftest import arguments, losses, needs_programs
+from .hosts import NODES, Hosts, Program, wait_until
+from .ssh import ssh_servers
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+#: Everything that a shell, pdsh or a launcher reads as something else.
+AWKWARD = """it's "$HOME" `id` $(id) %h %n {a,b} * ; & |# \\"""
+
+
+def _run(data: Path, run: Path, *overrides: str) -> list[str]:
+    return ["launch/torchrun.sh", *arguments(data, run, *overrides)]
+
+
+def _said(programs: list[Program]) -> str:
+    return "\n".join(f"{program.log.name}:\n{program.said[-6000:]}" for program in programs)
+
+
+def test_torchrun_on_two_hosts_gives_the_curve_of_one(
+    hosts: Hosts, prepared: Path, tmp_path: Path, one_host: dict[int, float]
+) -> None:
+    run, meeting = tmp_path / "run", {"NNODES": "2", "NPROC_PER_NODE": "2", "MASTER_ADDR": "node1"}
+    words = ["bash", *_run(prepared, run, f"log.wandb_project={AWKWARD}")]
+    late = hosts.start("node2", *words, log=tmp_path / "node2.log", **meeting)
+    time.sleep(1.5)  # the host at which they meet comes last
+    programs = [hosts.start("node1", *words, log=tmp_path / "node1.log", **meeting), late]
+    assert [program.code(420) for program in programs] == [0, 0], _said(programs)
+    assert losses(run) == one_host
+    assert yaml.safe_load((run / "config.yaml").read_text())["log"]["wandb_project"] == AWKWARD
+
+
+@pytest.mark.parametrize("launcher", ["openssh", "pdsh"])
+def test_deepspeed_on_two_hosts_gives_the_curve_of_one(
+    launcher: str, hosts: Hosts, prepared: Path, tmp_path: Path, one_host: dict[int, float]
+) -> None:
+    needs_programs("sshd", "ssh", package="openssh-server openssh-client")
+    needs_programs(*["pdsh"][: launcher == "pdsh"], package="pdsh")
+    run, hostfile = tmp_path / "run", tmp_path / "hosts"
+    # With one rank a host, which imports for half as long, the layout is another one, and the curve the same up to rounding.
+    slots, other = (2, []) if launcher == "openssh" else (1, ["parallel.tensor=1"])
+    hostfile.write_text("# two of them\n" + "".join(f"{node} slots={slots}\n" for node in NODES))
+    words = ["bash", "launch/deepspeed.sh", *arguments(prepared, run, f"log.wandb_project={AWKWARD}", *other)]
+    given = {"HOSTFILE": str(hostfile), "LAUNCHER": launcher, "WANDB_API_KEY": "a-key-of-nobody", "HOME": str(tmp_path)}
+    with ssh_servers(hosts, tmp_path / "ssh"):
+        program = hosts.start("node1", *words, log=tmp_path / "deepspeed.log", **given)
+        assert program.code(420) == 0, program.said[-8000:]
+    assert losses(run) == pytest.approx(one_host, rel=1e-5 if other else 0, abs=0)
+    assert yaml.safe_load((run / "config.yaml").read_text())["log"]["wandb_project"] == AWKWARD
+    assert "a-key-of-nobody" not in program.said
+
+
+def test_a_host_that_is_cut_off_ends_and_the_other_goes_on_alone(hosts: Hosts, prepared: Path, tmp_path: Path) -> None:
+    steps = ["train.steps=60", "checkpoint.interval=10", "run.dead_after=8"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    meeting = {"NNODES": "1:2", "NPROC_PER_NODE": "2", "MASTER_ADDR": "node1", "MAX_RESTARTS": "1"}
+    quick = {"CUT_OFF_AFTER": "5", "RDZV_CONF": "last_call_timeout=10"}
+    programs = [
+        hosts.start(node, "bash", *_run(prepared, run, *steps), log=tmp_path / f"{node}.log", **meeting, **quick)
+        for node in NODES
+    ]
+    first, second = programs
+    wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 25, 300, programs)
+    assert len(hosts.processes("node2")) >= 4, _said(programs)  # the script, torchrun, and two ranks: both hosts train
+    assert "resumed" not in RunFolder(run).read_card()
+    hosts.cut_off("node2")
+    cut = time.monotonic()
+    assert second.code(90) == 1, _said(programs)
+    isolated = time.monotonic() - cut
+    assert "this host is cut off: no rank is left here and node1:29500" in second.said
+    assert not hosts.processes("node2")
+    wait_until(lambda: "resumed" in RunFolder(run).read_card(), 150, [first])
+    resumed = time.monotonic() - cut
+    print(f"cut off: the isolated host has ended after {isolated:.0f} s, the other has gone on after {resumed:.0f} s")
+    assert first.code(420) == 0, _said(programs)
+    (going_on,) = RunFolder(run).read_card()["resumed"]
+    assert going_on["step"] >= 20
+    run_ranks(4, "ibnorm_megatron.train", *arguments(prepared, whole, *steps[:1]))
+    undisturbed, found = losses(whole), losses(run)
+    assert sorted(found) == sorted(undisturbed) == list(range(1, 61))
+    for step, loss in undisturbed.items():
+        assert found[step] == pytest.approx(loss, rel=1e-4 if step > going_on["step"] else 0), step
+
+
+def test_a_stop_of_one_host_saves_and_ends_on_both(hosts: Hosts, prepared: Path, tmp_path: Path) -> None:
+    run, meeting = tmp_path / "run", {"NNODES": "2", "NPROC_PER_NODE": "1", "MASTER_ADDR": "node1"}
+    words = ["bash", *_run(prepared, run, "train.steps=100000", "parallel.tensor=1", "checkpoint.interval=0")]
+    codes = {"IBNORM_STOPPED_EXIT_CODE": "143"}
+    programs = [hosts.start(node, *words, log=tmp_path / f"{node}.log", **meeting, **codes) for node in NODES]
+    wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 3, 300, programs)
+    programs[1].signal(signal.SIGTERM)
+    ends = [program.code(120) for program in programs]
+    assert ends == [1, 1], _said(programs)  # torchrun's own, where its ranks say that they are not done
+    assert (RunFolder(run).read_summary() or {})["status"] == "stopped"
+    assert RunFolder(run).latest_checkpoint() is not None
