@@ -125,7 +125,7 @@ def test_a_first_stage_holds_activations_of_as_many_micro_batches_as_there_are_s
 
 @pytest.mark.slow
 def test_the_formula_is_within_a_tenth_of_what_processes_hold(tmp_path: Path) -> None:
-    cases = ["ibnorm_log, bf16", "selective recomputation", "2 replicas, ZeRO 2, bf16", "tensor 2 + sequence, bf16"]
+    cases = ["ibnorm_log, bf16", "2 replicas, ZeRO 2, bf16", "tensor 2 + sequence, bf16"]
     arguments = ["-m", "benchmarks.estimate", "--resident", "--out", tmp_path / "found", "--cases", *cases]
     done = command(sys.executable, *arguments, timeout=540)
     assert done.returncode == 0, done.stderr[-4000:]
