@@ -16,6 +16,7 @@ from .errors import Problem, UserError, nearest, raise_if_any
 from .model.config import ModelConfig
 from .parallel.config import Layout
 from .plugins import load_plugins
+from .redaction import HIDDEN, secrets_in
 from .train.config import CheckpointConfig, EvaluateConfig, GuardConfig, LogConfig, RunConfig, TrainConfig
 from .validation import problem_of
 from .yaml12 import parse_yaml
@@ -117,7 +118,7 @@ def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")
     over_tensor_ranks = (partial(_over_tensor_ranks, field) for field in shared)
     between = (_sequence_shards, _stages, _heads_over_context_ranks, _sequence_length)
-    for check in (_norms, _noise, _compiled, _layout, _batch, _saved_steps, *between, *over_tensor_ranks):
+    for check in (_norms, _noise, _compiled, _layout, _batch, _saved_steps, _secrets, *between, *over_tensor_ranks):
         with suppress(UserError):  # what was refused is reported already
             yield from check(config, world_size)
 
@@ -161,6 +162,15 @@ def _saved_steps(config: Config, _: int | None) -> Iterator[Problem]:
     if past := [step for step in config.checkpoint.at if step > config.train.steps]:
         why = f"the run ends after train.steps {config.train.steps}"
         yield Problem("checkpoint.at", str(past[0]), why, "take that step out or set more train.steps")
+
+
+def _secrets(config: Config, _: int | None) -> Iterator[Problem]:
+    for room in Config.model_fields:
+        values = getattr(config, room)
+        given = values if isinstance(values, tuple) else {key: value for key, value in values if key in values.model_fields_set}
+        for where in secrets_in(given, where=room):
+            why = "a config is written into run folders and reports, and that looks like a secret"
+            yield Problem(where, HIDDEN, why, "take it out, and leave it to the environment")
 
 
 def _sequence_shards(config: Config, _: int | None) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from .printing import printable
+from .redaction import HIDDEN, hide_secrets, is_secret
 
 EXIT_RUN_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -35,8 +36,9 @@ class Problem:
 
     def __str__(self) -> str:
         end = "" if self.mend.endswith("?") else "."
+        value = HIDDEN if is_secret(self.where) else self.value
         # File names and fields come from outside, and may hold line ends and a terminal's commands.
-        return printable(f"{self.where} is {self.value}: {self.why}; {self.mend}{end}")
+        return printable(hide_secrets(f"{self.where} is {value}: {self.why}; {self.mend}{end}"))
 
 
 class UserError(Exception):

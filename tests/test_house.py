@@ -34,10 +34,10 @@ BELOW = {
     },
     "checks": {"norms", "root"},
     "cluster": {"config", "root"},
+    "doctor": {"model", "norms", "train", "train.config", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "estimate", "lab", "overhead"),
-        "telemetry",
-        *("train", "verify", "root"),
+        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "doctor", "estimate", "lab"),
+        *("overhead", "telemetry", "train", "verify", "root"),
     },
     "data_prep": {"data", "root"},
 }
@@ -118,7 +118,7 @@ def test_constraints_pin_every_dependency() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [*project["dependencies"], *(extra for kind in ("dev", "gpu") for extra in project["optional-dependencies"][kind])]
     names = {re.match(r"[\w-]+", requirement).group().lower() for requirement in wanted}  # type: ignore[union-attr]
     lines = (ROOT / "launch" / "constraints.txt").read_text().splitlines()
     pinned = {line.partition("==")[0].lower() for line in lines if "==" in line}

@@ -65,7 +65,7 @@ def test_every_name_in_the_readme_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("script", ["launch/quickstart.sh", "launch/setup.sh", "tests/run.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["launch/quickstart.sh", "launch/setup.sh", "tests/run.sh", "tests/first_try.sh", ".ci/run"])
 def test_scripts_are_valid_bash(script: str) -> None:
     assert command("bash", "-n", script).returncode == 0
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "analyze": "analyze",
     "telemetry": "telemetry",
     "check-norm": "check_norm",
+    "doctor": "doctor",
 }
 
 

@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD",
         help="a field in which a resumed run may differ from its beginning; may be repeated, and adds to run.allow",
     )
+    parser.add_argument("--tags", metavar="A,B", help="tags of the run in Weights & Biases, which are added to log.wandb_tags")
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -38,12 +39,17 @@ def execute(arguments: argparse.Namespace) -> int:
     processes, restarts, overrides = arguments.nproc_per_node, arguments.max_restarts, list(arguments.overrides)
     if restarts < 0:
         raise UserError(Problem("--max-restarts", str(restarts), "there is no such number of restarts", "give 0 or more"))
-    if processes is None or arguments.allow:
+    tags = [tag.strip() for tag in arguments.tags.split(",")] if arguments.tags is not None else []
+    if processes is None or arguments.allow or tags:
         config, _ = parse_config(arguments.config, overrides)
         if processes is None:
             processes = config.parallel.model_parallel if config else 1
         if config and arguments.allow:
             overrides.append(f"run.allow={json.dumps([*config.run.allow, *arguments.allow])}")
+        if config and tags:
+            overrides.append(f"log.wandb_tags={json.dumps(list(dict.fromkeys([*config.log.wandb_tags, *tags])))}")
+            if config.log.wandb == "off":
+                print("warning: --tags: log.wandb is off, and nobody else reads tags; set log.wandb=auto", file=sys.stderr)
     check_run(arguments.config, overrides, processes)
     target = [arguments.config, *overrides]
     if processes == 1 and not restarts:

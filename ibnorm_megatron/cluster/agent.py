@@ -64,7 +64,13 @@ def check(arguments: list[str], own: Rendezvous) -> None:
 def environment(environ: Mapping[str, str], own: Rendezvous) -> dict[str, str]:
     """The launcher's environment: torchrun says anew which rank is which, and gloo learns which network leads to the others."""
     of_others = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # an operator's, for programs without a launcher
-    given = {name: value for name, value in environ.items() if name not in of_others and not name.startswith("PET_")}
+    # Under a scheduler that signals every process itself torchrun is told to leave signals alone (launch/slurm.sbatch).
+    kept = "PET_SIGNALS_TO_HANDLE"
+    given = {
+        name: value
+        for name, value in environ.items()
+        if name not in of_others and (name == kept or not name.startswith("PET_"))
+    }
     if own.max_restarts or not own.several:
         # Restarted ranks that meet at the launcher's own store find there what those before them left, and wait for the dead.
         given["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

@@ -265,7 +265,10 @@ class Study:
         if trunk := self.trunk(trial):
             state = checkpoint_name(self.recipes[trial.size].decay_begins(trial.horizon))
             run["branch_from"] = str(self.folder / "runs" / self.name(trunk) / "checkpoints" / state)
-        return config.model_copy(update={"run": type(config.run).model_validate({**config.run.model_dump(), **run})})
+        rooms: dict[str, Any] = {"run": type(config.run).model_validate({**config.run.model_dump(), **run})}
+        if config.log.wandb == "auto":  # a preset's; hundreds of small runs go to a server where the study asks for it by name
+            rooms["log"] = config.log.model_copy(update={"wandb": "off"})
+        return config.model_copy(update=rooms)
 
     def _config(self, trial: Trial) -> Config:
         """As :meth:`run_config`, without the folders' names, which are made of this config's hash."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from ..parallel.context import gather_tokens, heads_for_tokens, tokens_for_heads
+from .attention_choice import flash_obstacle
 from .cpu_attention import block_attention, can_take
 from .documents import cumulative_lengths, document_mask
 
@@ -94,7 +94,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, scale: fl
 
     ends: of documents among the keys, ``[b, d]``; attention keeps to them.
     """
-    if query.is_cuda and query.element_size() == 2 and find_spec("flash_attn") is not None:
+    if flash_obstacle(query.is_cuda, query.element_size()) is None:
         return _flash_attention(query, key, value, dropout, scale, ends)
     attend = block_attention if can_take(query, key, dropout) else _scaled_dot_product_attention
     return attend(query, key, value, dropout, scale, ends)

@@ -18,6 +18,7 @@ from .plan import Form, Plan, Scale
 from .sharded import ShardedIBNorm
 
 _TRITON = find_spec("triton") is not None
+_FUSED_TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def ib_norm(
@@ -150,19 +151,25 @@ def _runs_fused(x: Tensor, plan: Plan, lam: Tensor | None = None) -> bool:
     On a GPU, what stands in its way is said once: it costs a multiple of the time. torch.compile, which cannot trace a
     warning without a break, makes kernels of its own from the eager form.
     """
-    if not x.is_cuda or x.dtype not in (torch.bfloat16, torch.float16, torch.float32):
+    if not x.is_cuda or x.dtype not in _FUSED_TYPES:
         return False
-    if not _TRITON:
-        obstacle = "Triton is not installed: norms run as eager PyTorch on this GPU, several times slower"
-    elif not has_kernel(plan.compression):
-        obstacle = f"the compression {plan.compression.name!r} has no fused kernel: its norms run as eager PyTorch, slower"
-    elif lam is not None:
-        obstacle = "a learned lambda has no fused kernel: its norms run as eager PyTorch, slower"
-    else:
+    obstacle = fused_obstacle(plan.compression, learned=lam is not None)
+    if obstacle is None:
         return True
     if not torch.compiler.is_compiling():
         _warn_once(obstacle)
     return False
+
+
+def fused_obstacle(compression: Compression, *, learned: bool = False) -> str | None:
+    """Why a norm of bf16, fp16 or fp32 rows on a GPU would not run fused, as a sentence; None where it would."""
+    if not _TRITON:
+        return "Triton is not installed: norms run as eager PyTorch on this GPU, several times slower"
+    if not has_kernel(compression):
+        return f"the compression {compression.name!r} has no fused kernel: its norms run as eager PyTorch, slower"
+    if learned:
+        return "a learned lambda has no fused kernel: its norms run as eager PyTorch, slower"
+    return None
 
 
 @cache

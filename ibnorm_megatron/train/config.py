@@ -119,8 +119,16 @@ class LogConfig(_Room):
     interval: int = Field(1, gt=0, description="steps between records")
     console: bool = Field(True, description="progress on the terminal")
     tensorboard: bool = False
-    wandb: Literal["off", "offline", "online"] = "off"
+    wandb: Literal["off", "auto", "offline", "online"] = Field(
+        "off", description="Weights & Biases; auto: online where there is a key, else offline, into the run's folder"
+    )
     wandb_project: str = "ibnorm_megatron"
+    wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), strict=False, description="tags of the run there, each of 1 to 64 characters"
+    )
+    wandb_artifacts: Literal["none", "records", "checkpoint"] = Field(
+        "none", description="what is uploaded where the run ends: its records, or these and the last checkpoint"
+    )
     telemetry: int = Field(100, ge=0, description="steps between looks into the norms, for telemetry.jsonl; 0 means none")
     norm_cost: bool = Field(False, description="after the last step, time the norms alone and report their share of a step")
 

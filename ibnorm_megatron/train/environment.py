@@ -5,7 +5,6 @@ Looked at before torch is imported, where that is possible: only a machine with 
 
 from __future__ import annotations
 
-import netrc
 import os
 import re
 import shutil
@@ -15,10 +14,10 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..config import Config
 from ..errors import Problem, UserError
+from .wandb_mode import has_key, key_files, wandb_host
 
 #: Libraries whose insides this program relies on: the oldest version, the first that is too new, and what to install.
 LIBRARIES: dict[str, tuple[tuple[int, ...], tuple[int, ...] | None, str]] = {
@@ -68,7 +67,7 @@ def _libraries(config: Config, _: int) -> Iterator[Problem]:
         yield from _version(name, oldest, too_new, install)
     for wanted, name, field in (
         (config.log.tensorboard, "tensorboard", "log.tensorboard is true"),
-        (config.log.wandb != "off", "wandb", f"log.wandb is {config.log.wandb}"),
+        (config.log.wandb in ("offline", "online"), "wandb", f"log.wandb is {config.log.wandb}"),
     ):
         if wanted and _installed(name) is None:
             yield Problem(name, "missing", f"it is not installed, and {field}", f"run: pip install {name}, or switch it off")
@@ -114,13 +113,13 @@ def _ranks(environ: Mapping[str, str], config: Config, world_size: int) -> Itera
         yield Problem("MASTER_ADDR", "missing", why, _RELAUNCH)
 
 
-def _has_gpu_driver() -> bool:
+def has_gpu_driver() -> bool:
     """Whether torch is worth asking: without a driver's device file it has no GPU, and takes seconds to say so."""
     return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
 
 
 def _gpus() -> int:
-    if not _has_gpu_driver():
+    if not has_gpu_driver():
         return 0
     try:
         import torch
@@ -132,7 +131,7 @@ def _gpus() -> int:
 def _devices(environ: Mapping[str, str], config: Config, world_size: int) -> Iterator[Problem]:
     gpus = _gpus()
     if config.run.device == "gpu" and not gpus:
-        driver = _has_gpu_driver()
+        driver = has_gpu_driver()
         why = "torch finds no GPU, though there is a driver" if driver else "this machine has no GPU, or no driver for it"
         mend = "install a torch that is built for it, or set run.device=auto" if driver else "set run.device=auto to use CPUs"
         yield Problem("run.device", "gpu", why, mend)
@@ -145,7 +144,7 @@ def _devices(environ: Mapping[str, str], config: Config, world_size: int) -> Ite
 
 def _compilers(environ: Mapping[str, str], config: Config, world_size: int) -> Iterator[Problem]:
     """What torch and DeepSpeed build while the run starts, on this machine."""
-    if config.model.compile != "none" and not _has_gpu_driver():  # for GPUs torch compiles with Triton
+    if config.model.compile != "none" and not has_gpu_driver():  # for GPUs torch compiles with Triton
         yield from _compiler(environ, "model.compile", config.model.compile, "g++", "set model.compile=none")
     zero = config.parallel.deepspeed.get("zero_optimization")
     for key in ("offload_optimizer", "offload_param"):
@@ -208,13 +207,6 @@ def _index_cache(config: Config, _: int) -> Iterator[Problem]:
 def _wandb(environ: Mapping[str, str], config: Config, _: int) -> Iterator[Problem]:
     if config.log.wandb != "online" or environ.get("RANK", "0") != "0":  # the first rank alone speaks to it
         return
-    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return
-    host = urlsplit(environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    places = [environ["NETRC"]] if environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    for place in places:
-        with suppress(OSError, netrc.NetrcParseError, UnicodeDecodeError):
-            if netrc.netrc(os.path.expanduser(place)).authenticators(host):
-                return
-    why = f"there is no key for {host}, neither WANDB_API_KEY nor one in {' or '.join(places)}"
-    yield Problem("log.wandb", "online", why, "run: wandb login, or set log.wandb=offline")
+    if not has_key(environ):
+        why = f"there is no key for {wandb_host(environ)}, neither WANDB_API_KEY nor one in {' or '.join(key_files(environ))}"
+        yield Problem("log.wandb", "online", why, "run: wandb login, or set log.wandb=offline")

@@ -230,10 +230,11 @@ def build_trainer(
     from .callbacks.norm_cost import NormCost
     from .callbacks.norm_strength import NormStrength
     from .callbacks.norms import NormSteps
-    from .callbacks.records import JsonLines, Summary, TensorBoard, Wandb
+    from .callbacks.records import JsonLines, Summary, TensorBoard
     from .callbacks.signals import StopOnSignal
     from .callbacks.stragglers import Stragglers
     from .callbacks.telemetry import Telemetry
+    from .callbacks.wandb_records import Wandb
     from .guard import Guard
     from .loop import Trainer
     from .norm_view import NormView
@@ -274,7 +275,7 @@ def build_trainer(
         NormSteps(),  # early, so that an evaluation sees the norms of the step it stands before, resumed or not
         JsonLines(),
         TensorBoard() if log.tensorboard else None,
-        Wandb(log.wandb, log.wandb_project) if log.wandb != "off" else None,
+        Wandb(log) if log.wandb != "off" else None,
         StopOnSignal(),
         Stragglers(),
         average,

@@ -23,7 +23,7 @@ def run_card(config: Config, prepared: Prepared, world_size: int) -> dict[str, A
     """All of :func:`run_identity`, and the versions, commit and hardware it runs with; plain values."""
     return {
         "ibnorm_megatron": __version__,
-        "git": _git_state(),
+        "git": git_state(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "hardware": _hardware(),
@@ -67,7 +67,7 @@ def layout_of(config: Config, world_size: int) -> dict[str, Any]:
     }
 
 
-def _git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit of the code that runs, and whether it has local changes; None outside a repository."""
 
     def git(*arguments: str) -> str:

@@ -4,6 +4,7 @@ config.yaml    the resolved config            run_card.json  what the run is: ve
 metrics.jsonl  one object a line              summary.json   how it ended
 telemetry.jsonl what was measured inside the model, one object a line
 diagnosis.json where numbers were not finite, if a run stopped for that
+wandb.json     the id of this run in Weights & Biases, if it was ever recorded there; wandb/ is wandb's own
 checkpoints/   step-NNNNNNNN folders, and ``latest``, the name of the newest complete one. What begins with a dot is growing
                or going away, and nobody reads it; damaged-... and superseded-... were put aside
 """
@@ -14,10 +15,11 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -128,6 +130,34 @@ class RunFolder:
     def write_diagnosis(self, diagnosis: dict[str, Any]) -> None:
         """Write diagnosis.json: what was found where the numbers were no longer finite. Values are finite or null."""
         write_json(self.path / "diagnosis.json", diagnosis)
+
+    def wandb_id(self) -> str:
+        """The run's id in Weights & Biases: the one it has, or a new one, which is written before anybody hears of it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self.path / "wandb.json"
+        with suppress(UserError):  # a damaged one: a record more is a small loss
+            known = self._read(path.name, lambda text: _mapping(json.loads(text))) if path.is_file() else {}
+            if isinstance(known.get("id"), str):
+                return str(known["id"])
+        new = secrets.token_hex(4)
+        write_json(path, {"id": new})
+        return new
+
+    def put_wandb_aside(self, identity: str) -> None:
+        """Move offline records of earlier starts to where ``wandb sync`` of the folder does not look; a new one has it all."""
+        wandb = self.path / "wandb"
+        for old in sorted(wandb.glob(f"offline-run-*-{identity}")):
+            (wandb / "superseded").mkdir(exist_ok=True)
+            old.rename(unused_name(wandb / "superseded", old.name))
+
+    def records(self) -> list[Path]:
+        """The files that say what the run is and what became of it, those that are there."""
+        logs = (self._metrics.path, self._telemetry.path)
+        names = ("run_card.json", "summary.json", "diagnosis.json")
+        return [path for path in (self.config_path, *(self.path / name for name in names), *logs) if path.is_file()]
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config as plain values."""

@@ -364,3 +364,15 @@ def test_commands_exit_with_2() -> None:
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: ")
         assert "Traceback" not in done.stderr
+
+
+def test_tags_are_added_to_those_of_the_config(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr("ibnorm_megatron.train.main", lambda given: started.append(given) or 0)
+    monkeypatch.setattr("ibnorm_megatron.train.run.check_run", lambda *given: None)
+    line = ["train", "configs/tiny_llama.yaml", "log.wandb=offline", "log.wandb_tags=[old, seed 1]", "--tags", "new, old"]
+    assert main(line) == 0
+    assert load_config(started[0][0], started[0][1:]).log.wandb_tags == ("old", "seed 1", "new")
+    assert capsys.readouterr().err == ""
+    assert main(["train", "configs/tiny_llama.yaml", "--tags", "new"]) == 0
+    assert "warning: --tags: log.wandb is off" in capsys.readouterr().err

@@ -19,7 +19,7 @@ OPTIONS = {
     "guard": "stop_after spikes spike_window spike_threshold",
     "evaluate": "interval batches",
     "checkpoint": "interval keep_last keep_every at background",
-    "log": "interval console tensorboard wandb wandb_project telemetry norm_cost",
+    "log": "interval console tensorboard wandb wandb_project wandb_tags wandb_artifacts telemetry norm_cost",
     "run": "dir resume allow branch_from device dead_after stall_after stop_within",
 }
 

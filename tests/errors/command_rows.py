@@ -458,4 +458,14 @@ COMPARE: tuple[Row, ...] = (
         "ibnorm overhead tiny.yaml --json data/manifest.json",
         ("--json is 'data/manifest.json': it holds something other than a report of overhead; give another path.",),
     ),
+    Row(
+        "a report of the doctor over something else",
+        "ibnorm doctor --json tiny.yaml",
+        ("--json is 'tiny.yaml': it holds something other than a report of doctor; give another path.",),
+    ),
+    Row(
+        "a report of the doctor nowhere",
+        "ibnorm doctor --json nowhere/report.json",
+        ("--json is 'nowhere/report.json': its folder does not exist; make it, or give another path.",),
+    ),
 )

@@ -281,6 +281,40 @@ CONFIG: tuple[Row, ...] = (
         ("guard.spike_window is 2: input should be greater than or equal to 16; give it such a value.",),
     ),
     Row(
+        "a tag without letters",
+        "ibnorm train tiny.yaml 'log.wandb_tags=[\"\"]'",
+        ("log.wandb_tags.0 is '': string should have at least 1 character; give it such a value.",),
+    ),
+    Row(
+        "artifacts that nobody knows",
+        "ibnorm train tiny.yaml log.wandb_artifacts=all",
+        ("log.wandb_artifacts is 'all': input should be 'none', 'records' or 'checkpoint'; give it such a value.",),
+    ),
+    Row(
+        "a key in the config",
+        "WANDB_API_KEY=c0ffee00c0ffee00 ibnorm train tiny.yaml log.wandb_project=c0ffee00c0ffee00",
+        (
+            "log.wandb_project is (hidden): a config is written into run folders and reports, and that looks like a secret; take it out, and leave it to the environment.",
+        ),
+    ),
+    Row(
+        "a field that would hold a key",
+        "ibnorm train tiny.yaml log.wandb_key=c0ffee00c0ffee00",
+        ("log.wandb_key is (hidden): there is no such field here; did you mean 'wandb'?",),
+    ),
+    Row(
+        "a token deep inside",
+        "ibnorm train tiny.yaml 'parallel.deepspeed={comms_logger: {token: abc}}'",
+        (
+            "parallel.deepspeed.comms_logger.token is (hidden): a config is written into run folders and reports, and that looks like a secret; take it out, and leave it to the environment.",
+        ),
+    ),
+    Row(
+        "a secret in a word that is no override",
+        "ibnorm train tiny.yaml hf_token=c0ffee00c0ffee00",
+        ("the override is 'hf_token=(hidden)': it is not of the form room.field=value; write it like train.steps=100.",),
+    ),
+    Row(
         "several at once",
         "ibnorm train tiny.yaml train.stesp=3 train.precision=fp8 model.dropout=2 data.path=nowhere",
         (

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ibnorm_megatron.train.callbacks.guard import GuardReports
-from ibnorm_megatron.train.callbacks.records import Summary, Wandb
+from ibnorm_megatron.train.callbacks.records import Summary
 from ibnorm_megatron.train.config import GuardConfig, TrainConfig
 from ibnorm_megatron.train.continuing import _rate_problems
 from ibnorm_megatron.train.digests import _sparse
@@ -46,13 +46,11 @@ def test_a_branch_is_refused_where_its_rate_would_jump(parent: TrainConfig, own:
 
 
 def test_what_a_run_records_of_itself_begins_anew_with_a_branch() -> None:
-    summary, wandb, guard = Summary(), Wandb("offline", "project"), GuardReports(Guard(GuardConfig()))
+    summary, guard = Summary(), GuardReports(Guard(GuardConfig()))
     judged = {**guard.state(), "skipped_steps": 5, "failed_in_a_row": 2}
     summary.branch({"seconds": 1e9})
-    wandb.branch({"id": "the parent's"})
     guard.branch(judged)
     assert summary.state()["seconds"] < 1e6
-    assert wandb.state() == {"id": None}
     assert guard.state() == {**judged, "skipped_steps": 0}, "what is usual is known"
 
 

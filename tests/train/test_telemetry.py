@@ -17,8 +17,10 @@ from ibnorm_megatron.norms import Site
 from ibnorm_megatron.norms.modules import IBNorm
 from ibnorm_megatron.norms.statistics import Figures, NormSums
 from ibnorm_megatron.train.callbacks.norm_strength import NormStrength
-from ibnorm_megatron.train.callbacks.records import TensorBoard, Wandb
+from ibnorm_megatron.train.callbacks.records import TensorBoard
 from ibnorm_megatron.train.callbacks.telemetry import variance_ratios
+from ibnorm_megatron.train.callbacks.wandb_records import Wandb
+from ibnorm_megatron.train.config import LogConfig
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..conftest import VOCABULARY
@@ -262,10 +264,10 @@ def test_tensorboard_and_wandb_get_single_numbers() -> None:
     board._writer = SimpleNamespace(add_scalar=lambda name, value, step: written.update({(name, step): value}))
     board.on_telemetry(None, RECORD)  # type: ignore[arg-type]
     assert written == {(name, 4): value for name, value in FLAT.items()}
-    wandb, logged = Wandb("offline", "p"), []
-    wandb._run = SimpleNamespace(log=lambda values, step: logged.append((values, step)))
+    wandb, logged = Wandb(LogConfig(wandb="offline")), []
+    wandb._sender = SimpleNamespace(tell=lambda job: job(SimpleNamespace(log=logged.append)))  # type: ignore[assignment]
     wandb.on_telemetry(None, RECORD)  # type: ignore[arg-type]
-    assert logged == [({"telemetry/step": 4, **FLAT}, 4)]
+    assert logged == [{"step": 4, **FLAT}]
 
 
 def test_a_run_folder_keeps_lines_up_to_the_step_that_it_goes_on_from(tmp_path: Path) -> None:

@@ -93,3 +93,36 @@ def slow_computing() -> None:
         return forward(self, *arguments, **keywords)
 
     LanguageModel.forward = slowly  # type: ignore[method-assign]
+
+
+def impatient_wandb() -> None:
+    """A run waits two seconds for its server to take it up, and eight for it to take the last records."""
+    from ibnorm_megatron.train.callbacks import wandb_records
+
+    wandb_records._OPENING, wandb_records._ENDING = 2.0, 8.0
+    wandb_records._SETTINGS["init_timeout"] = 2.0
+
+
+def wandb_that_raises() -> None:
+    """The third record is one too many for it."""
+    import wandb
+
+    log, said = wandb.sdk.wandb_run.Run.log, []
+
+    def raising(run: Any, data: dict[str, Any], *given: Any, **named: Any) -> None:
+        said.append(data)
+        if len(said) >= 3:
+            raise RuntimeError("no more of this")
+        log(run, data, *given, **named)
+
+    wandb.sdk.wandb_run.Run.log = raising
+
+
+def wandb_that_does_not_start() -> None:
+    """Nothing of it works."""
+    import wandb
+
+    def init(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    wandb.init = init

@@ -1,4 +1,4 @@
-"""Where records go: metrics.jsonl, telemetry.jsonl and summary.json always, TensorBoard and Weights & Biases on request."""
+"""Where records go: metrics.jsonl, telemetry.jsonl and summary.json always, and TensorBoard on request."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TensorBoard(Callback):
         self._write("validation", record)
 
     def on_telemetry(self, trainer: Trainer, record: Record) -> None:
-        self._write("telemetry", _flat(record))
+        self._write("telemetry", flat(record))
 
     def close(self) -> None:
         if self._writer:
@@ -122,56 +122,7 @@ class TensorBoard(Callback):
                     self._writer.add_scalar(f"{prefix}/{name}", value, record["step"])
 
 
-class Wandb(Callback):
-    """Weights & Biases, online or into the run folder; a resumed run goes on in the same record."""
-
-    def __init__(self, mode: str, project: str) -> None:
-        self._mode, self._project = mode, project
-        self._run: Any = None
-        self._id: str | None = None
-
-    def on_start(self, trainer: Trainer) -> None:
-        if trainer.groups.first:
-            import wandb
-
-            self._run = wandb.init(
-                project=self._project,
-                mode=self._mode,
-                dir=str(trainer.folder.path),
-                name=trainer.folder.path.name,
-                config=trainer.config.to_dict(),
-                id=self._id,
-                resume="allow" if self._id else None,
-            )
-            self._id = self._run.id
-
-    def on_record(self, trainer: Trainer, record: Record) -> None:
-        if self._run:
-            self._run.log({f"train/{key}": value for key, value in record.items()}, step=record["step"])
-
-    def on_evaluate(self, trainer: Trainer, record: Record) -> None:
-        if self._run:
-            self._run.log({f"validation/{key}": value for key, value in record.items()}, step=record["step"])
-
-    def on_telemetry(self, trainer: Trainer, record: Record) -> None:
-        if self._run:
-            self._run.log({f"telemetry/{key}": value for key, value in _flat(record).items()}, step=record["step"])
-
-    def close(self) -> None:
-        if self._run:
-            self._run.finish()
-
-    def state(self) -> Record:
-        return {"id": self._id}
-
-    def restore(self, state: Record) -> None:
-        self._id = state["id"]
-
-    def branch(self, state: Record) -> None:
-        """A record of its own."""
-
-
-def _flat(record: Record) -> Record:
+def flat(record: Record) -> Record:
     """Telemetry as single numbers: ``grad_norm/mlp``, ``layers.0.attn_in/kurtosis``. What a site does not have is left out."""
     parts = {f"grad_norm/{part}": value for part, value in record["grad_norm"].items()}
     sites = {f"{site}/{name}": value for site, figures in record["sites"].items() for name, value in figures.items()}

@@ -51,6 +51,11 @@ class StopOnSignal(Callback):
             trainer.stop()
 
     def close(self) -> None:
-        if self._asked_at is None:  # a stopping process keeps ignoring the repeats that are still on their way
+        if self._asked_at is None:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
+            return
+        # A stopping process ignores the repeats that are still on their way until it has ended: Python takes handlers away some
+        # time before, but leaves this. SIGINT is still heard, since who repeats it after seconds means it.
+        for number in set(STOP_SIGNALS) - {signal.SIGINT}:
+            signal.signal(number, signal.SIG_IGN)

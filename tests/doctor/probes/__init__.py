@@ -1,0 +1,1 @@
+"""Probes that go wrong."""
