@@ -108,6 +108,11 @@ def _plugins(given: Any) -> tuple[tuple[str, ...], list[Problem]]:
     return tuple(paths), list(load_plugins(paths))
 
 
+def problems_between(config: Config, world_size: int | None) -> list[Problem]:
+    """What lies between the fields of a config whose rooms are valid, as :func:`load_config` checks it."""
+    return list(_cross_checks(config, world_size))
+
+
 def _cross_checks(config: Config, world_size: int | None) -> Iterator[Problem]:
     """Problems that lie between fields. Each check stands alone, because one that reads a refused field ends there."""
     shared = ("num_attention_heads", "num_key_value_heads", "ffn_hidden_size")

@@ -24,7 +24,8 @@ BELOW = {
     "train": {"checkpoints", "config", "data", "model", "norms", "parallel", "root"},
     "verify": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
     "overhead": {"config", "data", "model", "norms", "parallel", "train", "train.config", "root"},
-    "lab": {"config", "data", "model", "norms", "train", "train.config", "root"},
+    "estimate": {"config", "model", "norms", "parallel", "train", "train.config", "root"},
+    "lab": {"config", "data", "estimate", "model", "norms", "train", "train.config", "root"},
     "information": {"root"},
     "telemetry": {"train", "root"},
     "analysis": {
@@ -35,8 +36,8 @@ BELOW = {
     "cluster": {"config", "root"},
     "doctor": {"model", "norms", "train", "train.config", "root"},
     "cli": {
-        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "doctor", "lab", "overhead"),
-        *("telemetry", "train", "verify", "root"),
+        *("analysis", "checkpoints", "checks", "cluster", "norms", "config", "data", "doctor", "estimate", "lab"),
+        *("overhead", "telemetry", "train", "verify", "root"),
     },
     "data_prep": {"data", "root"},
 }

@@ -21,6 +21,7 @@ COMMANDS = {
     "checkpoint": "checkpoint",
     "verify": "verify",
     "overhead": "overhead",
+    "estimate": "estimate",
     "lab": "lab",
     "compare": "compare",
     "analyze": "analyze",

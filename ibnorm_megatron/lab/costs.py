@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import Problem, RunFailure
+from ..estimate.memory import PROCESS_BYTES, memory
 from ..files import hash_text, write_json, write_text
 from ..train.run_folder import RunFolder
 from .trials import Trial
@@ -28,9 +29,6 @@ STATED_SPEED = 2e10
 
 #: Seconds of a run's start and end where nobody measured them: imports, the model, the index of samples, the last checkpoint.
 STATED_OVERHEAD = 12.0
-
-#: Bytes that a process holds before it has a model: Python, PyTorch, Megatron-core and DeepSpeed on a CPU.
-PROCESS_BYTES = 520 * 2**20
 
 #: Steps of a measured run. The first are slower, so their median counts.
 _STEPS = 12
@@ -92,25 +90,9 @@ def stated_speeds(study: Study, flops_per_second: float = STATED_SPEED) -> Speed
 
 
 def memory_of(config: Config, *, processes: int = 1) -> int:
-    """Bytes that one process of a run holds at most, by formula; on a CPU those of the whole process.
-
-    Weights, their gradients, Adam's two moments and ZeRO's flat copy (in float32 where weights are of 16 bits); activations of
-    one micro-batch; logits with their gradient and softmax in float32. Activations of a layer are s b h 34 bytes in 16 bits by
-    Korthikanti et al. (arXiv 2205.05198, equation 2) without the attention scores, which no kernel here keeps; runs on a CPU
-    held twice that, with a gated MLP's second half and what an allocator keeps back. Within a quarter of what they held in
-    all (tests/lab/test_costs.py).
-    """
-    model, train, layout = config.model, config.train, config.parallel
-    tensor, shards = layout.tensor, layout.tensor * layout.pipeline
-    data = max(1, processes // shards)
-    tables = (model.padded_vocab_size(tensor) - model.vocab_size) * model.hidden_size * (1 if model.tie_embeddings else 2)
-    weights = (sum(model.num_params().values()) + tables) / shards
-    width = 4 if train.precision == "fp32" else 2
-    fixed = weights * (2 * width + 12 / (data if layout.zero_stage else 1))
-    tokens = train.micro_batch(data) * train.sequence_length
-    layer = tokens * model.hidden_size * 2 * 34 * width / 2
-    logits = 3 * tokens * model.padded_vocab_size(tensor) * 4
-    return int(PROCESS_BYTES + fixed + (model.num_layers / layout.pipeline * layer + logits) / tensor)
+    """Bytes that one process of a run holds at most on a CPU, by formula: itself, and its tensors."""
+    world = max(processes, config.parallel.model_parallel)
+    return PROCESS_BYTES + memory(config, world, "cpu").peak
 
 
 def calibrate(study: Study, at_once: int) -> Speeds:

@@ -1,8 +1,8 @@
 """Everything that differs between a run on GPUs and the same run on CPUs with gloo. Without effect where CUDA is there.
 
 megatron-core asks ``torch.cuda`` for the current device and keeps its random-number states there. On a CPU the device is
-the CPU, and the tracker forks the CPU generator. DeepSpeed is told which accelerator it runs on, and kept from compiling
-its shared-memory collective (35 s at every first use) that gloo replaces.
+the CPU, and the tracker forks the CPU generator. DeepSpeed is told which accelerator it runs on, kept from compiling
+its shared-memory collective (35 s at every first use) that gloo replaces, and from refusing fp16 on CPUs of some makes.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ def install() -> None:
         random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     ops = importlib.import_module("deepspeed.ops")
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It asks whether the CPU has instructions for fp16. PyTorch computes it on every CPU, on others only more slowly.
+    importlib.import_module("deepspeed.accelerator").get_accelerator().is_fp16_supported = lambda: True
 
 
 #: Modules of megatron-core that name the device, or pin memory, where they make a tensor.

@@ -21,6 +21,7 @@ from .gradients import sum_partial_gradients
 from .groups import Groups, ModelParallelUnit
 from .optimizer_state import OptimizerState, answers_for
 from .pipeline import Inputs, run_pipeline
+from .reduction import reduction
 from .skipping import Gate, Judge, leave_overflow_to_the_norm
 
 
@@ -38,7 +39,7 @@ def deepspeed_config(
             runs them all and hands over their sum.
         grad_clip: largest gradient norm, 0 for none. Stage 0 clips in :class:`Engine`, which needs the norm anyway.
     """
-    zero: dict[str, Any] = {"stage": layout.zero_stage, **_reduction(layout.zero_stage)}
+    zero: dict[str, Any] = {"stage": layout.zero_stage, **reduction(layout.zero_stage, on_gpu=cpu_compat.on_gpu())}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": 1 if layout.pipeline > 1 else micro_batches,
@@ -55,20 +56,6 @@ def deepspeed_config(
         if micro_batches > 1:
             config["data_types"] = {"grad_accum_dtype": "fp32"}
     return _merged(config, layout.deepspeed)
-
-
-#: Gradients that a CPU reduces at once. DeepSpeed's 5e8 make it map 2 GB anew in every backward pass.
-_CPU_BUCKET = 50_000_000
-
-
-def _reduction(zero_stage: int) -> dict[str, Any]:
-    """How gradients are reduced: on GPUs while the backward pass goes on; a CPU has no streams for that, and saves copies."""
-    if zero_stage not in (1, 2):
-        return {}
-    if cpu_compat.on_gpu():
-        return {"overlap_comm": True}
-    # The contiguous buffer keeps GPU memory whole. At stage 1 it is one more copy of every gradient, and on a CPU only that.
-    return {"reduce_bucket_size": _CPU_BUCKET, **({"contiguous_gradients": False} if zero_stage == 1 else {})}
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

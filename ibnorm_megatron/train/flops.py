@@ -6,9 +6,7 @@ from functools import cache
 
 from ..config import Config
 from ..parallel.cpu_compat import on_gpu
-
-#: Dense bf16/fp16 tensor-core peak in FLOP/s, without sparsity, from NVIDIA's data sheets (SXM parts).
-_PEAK = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
+from .gpus import gpu_of
 
 
 def model_flops_utilization(config: Config, tokens_per_second: float, ranks: int) -> dict[str, float | None]:
@@ -29,5 +27,5 @@ def _peak_flops() -> float | None:
         return None
     import torch
 
-    name = torch.cuda.get_device_name()
-    return next((peak for model, peak in _PEAK.items() if model in name), None)
+    found = gpu_of(torch.cuda.get_device_name())
+    return found and found.half

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+
+from ibnorm_megatron.cli import estimate
 from ibnorm_megatron.config import Config
 
 OPTIONS = {
@@ -26,3 +29,13 @@ def test_the_public_options_are_these() -> None:
     rooms = {name: field for name, field in Config.model_fields.items() if name != "plugins"}
     fields = {name: " ".join(field.annotation.model_fields) for name, field in rooms.items()}
     assert fields == OPTIONS
+
+
+#: What ``ibnorm estimate`` takes beside the config.
+ESTIMATE = "gpus gpu memory gpus_per_node efficiency network reserve top device json"
+
+
+def test_the_options_of_an_estimate_are_these() -> None:
+    parser = argparse.ArgumentParser()
+    estimate.configure(parser)
+    assert " ".join(vars(parser.parse_args(["CONFIG"]))) == f"config overrides {ESTIMATE}"

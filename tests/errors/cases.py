@@ -9,6 +9,7 @@ from .command_rows import COMMANDS, COMPARE, PREPARE
 from .config_rows import CONFIG
 from .data_rows import DATA
 from .environment_rows import ENVIRONMENT
+from .estimate_rows import ESTIMATE
 from .fit_rows import FIT
 from .lab_rows import LAB
 from .launch_rows import LAUNCH
@@ -29,6 +30,7 @@ AREAS: dict[str, tuple[Row, ...]] = {
     "Starting on many hosts": LAUNCH,
     "Preparing data": PREPARE,
     "Comparing and verifying": COMPARE,
+    "Estimates": ESTIMATE,
     "Studies": LAB,
     "Asking trained models": ANALYSIS,
     "Results from elsewhere": FIT,

@@ -50,8 +50,9 @@ def test_memory_grows_with_what_is_held(tmp_path: Path) -> None:
     assert held("model.num_layers=4") > own and held("model.vocab_size=4096") > own
     weights = ["model.hidden_size=1024", "model.ffn_hidden_size=2752", "train.micro_batch_size=1"]
     parameters = sum(load_config(tmp_path / "base.yaml", weights).model.num_params().values())
-    assert held(*weights) == pytest.approx(20 * parameters, rel=0.1)
-    assert held(*weights, "train.precision=bf16") == pytest.approx(16 * parameters, rel=0.1)
+    # Weights, their float32 copy, two moments, gradients and their flat copy; in 16 bits the last are of 2, 2 and 4 bytes.
+    assert held(*weights) == pytest.approx(24 * parameters, rel=0.1)
+    assert held(*weights, "train.precision=bf16") == pytest.approx(22 * parameters, rel=0.1)
 
 
 @pytest.mark.slow

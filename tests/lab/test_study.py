@@ -184,6 +184,12 @@ def test_a_trials_config_is_what_the_study_says(tmp_path: Path) -> None:
     assert asked.run_config(TRUNK).run.branch_from == "" and asked.run_config(TRUNK).train.steps > 3 * config.train.steps
 
 
+@pytest.mark.parametrize(("asked_for", "mode"), [("auto", "off"), ("online", "online"), ("offline", "offline")])
+def test_trials_are_recorded_elsewhere_by_name_only(tmp_path: Path, asked_for: str, mode: str) -> None:
+    """A preset's ``auto`` would send hundreds of small runs wherever there is a key."""
+    assert study(tmp_path, overrides=[f"log.wandb={asked_for}"]).run_config(BRANCH).log.wandb == mode
+
+
 def test_no_lambda_of_a_map_stays_as_it_was(tmp_path: Path) -> None:
     norm = {"default": {"kind": "ibnorm_log", "lambda": 3}, "final": {"kind": "ibnorm_log", "lambda": 5}, "embedding": "l2norm"}
     asked = study(tmp_path, arms={**ARMS, "map": {"norm": norm, "lambdas": [5, 7]}})
