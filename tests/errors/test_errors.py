@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.font_manager  # noqa: F401  # decides on the folder of its cache once, and a test's HOME is another
 import pytest
 
 from ibnorm_megatron.cli import main
