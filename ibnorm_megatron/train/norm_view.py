@@ -58,11 +58,15 @@ class NormView:
         self._batches: list[Batch] = []
         self._counted: list[int] = []  # sequences of each micro-batch that are looked at; the first of them
 
+    def prepare(self, trainer: Trainer) -> None:
+        """Read the sequences, unless that is done: the first look at a split may have to write the index of its order."""
+        if not self._batches:
+            self._make_batches(trainer.groups, trainer.config.train.micro_batch(trainer.groups.data_size))
+
     def figures(self, trainer: Trainer) -> dict[Site, Figures]:
         """Of every norm of the whole model, in the order data meets them; the same on every rank. Collective."""
         model, groups = trainer.config.model, trainer.groups
-        if not self._batches:
-            self._make_batches(groups, trainer.config.train.micro_batch(groups.data_size))
+        self.prepare(trainer)
         widths = {site: model.norm_width(site) for site in model.norm_sites()}
         found = _AllSums(widths)
         with ExitStack() as within:

@@ -29,6 +29,10 @@ class Telemetry(Callback):
         self._interval, self._view = interval, view
         self._grad_norm: dict[str, float | None] = {}
 
+    def on_start(self, trainer: Trainer) -> None:
+        # What a full disk refuses is refused before training, and not in the middle of it.
+        self._view.prepare(trainer)
+
     def on_gradient(self, trainer: Trainer) -> None:
         if self._due(trainer, trainer.state.step + 1):
             self._grad_norm = trainer.engine.gradient_norms(trainer.engine.module.parts())
