@@ -73,12 +73,6 @@ class _Pattern:
         return named and (self.layers is None or (site.layer is not None and self.layers[0] <= site.layer <= self.layers[1]))
 
 
-#: What :meth:`NormMap.sites` found, by the map's identity: whoever compares layouts asks for the same a thousand times. The map
-#: is kept with it, so that no other gets its identity. Not in the map itself: pydantic would compare it.
-_FOUND: dict[tuple[int, Placement, QKNorm, int], tuple[NormMap, dict[Site, NormConfig]]] = {}
-_MOST_FOUND = 32
-
-
 class NormMap(RootModel[dict[str, AnyNorm]]):
     """Norms by pattern, and the ``default`` for every site that no pattern names."""
 
@@ -109,14 +103,6 @@ class NormMap(RootModel[dict[str, AnyNorm]]):
 
     def sites(self, placement: Placement, qk_norm: QKNorm, num_layers: int) -> dict[Site, NormConfig]:
         """The norm at every site of a model, in the order data meets them."""
-        asked = (id(self), placement, qk_norm, num_layers)
-        if asked not in _FOUND:
-            if len(_FOUND) >= _MOST_FOUND:
-                _FOUND.clear()
-            _FOUND[asked] = (self, self._sites(placement, qk_norm, num_layers))
-        return dict(_FOUND[asked][1])
-
-    def _sites(self, placement: Placement, qk_norm: QKNorm, num_layers: int) -> dict[Site, NormConfig]:
         patterns = [_Pattern.of(text) for text in self._others()]
         placed = {*_PLACED[placement], *(("q", "k") if qk_norm != "none" else ())}
         found: dict[Site, NormConfig] = {}
