@@ -10,12 +10,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +27,7 @@ from ibnorm_megatron.quiet import quiet
 
 from .estimate_published import throughput_lines
 from .estimate_worker import MALLOC, work
-from .layouts import _free_port
+from .ranks import run_ranks
 
 CONFIG = "configs/tiny_llama.yaml"
 
@@ -175,32 +171,7 @@ def launch(processes: int, overrides: list[str], *, counted: bool, timeout: floa
     """
     # The allocator reads its settings when a program begins, so the server that the ranks are forked from has to have them.
     os.environ.update(MALLOC)
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["benchmarks.estimate_worker"])
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{rank}.json" for rank in range(processes)]
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
-        ranks = [
-            forks.Process(
-                target=work,
-                args=({**common, "RANK": str(n), "LOCAL_RANK": str(n)}, file, CONFIG, overrides, counted),
-                daemon=True,
-            )
-            for n, file in enumerate(files)
-        ]
-        for rank in ranks:
-            rank.start()
-        while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
-            alive = [rank.sentinel for rank in ranks if rank.is_alive()]
-            if not multiprocessing.connection.wait(alive, timeout):
-                break
-        failed = [rank for rank in ranks if rank.is_alive() or rank.exitcode]
-        for rank in ranks:
-            rank.kill()
-            rank.join()
-        if failed:
-            raise RuntimeError(f"{' '.join(overrides)} failed; its error is above")
-        return [json.loads(file.read_text()) for file in files]
+    return run_ranks(" ".join(overrides), work, processes, CONFIG, overrides, counted, timeout=timeout)
 
 
 def measure(name: str, *, counted: bool = True) -> Found:

@@ -14,17 +14,16 @@ from typing import Any
 import torch
 
 from ibnorm_megatron.config import Config, load_config
-from ibnorm_megatron.model.language_model import LanguageModel
-from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.guard import Guard
-from ibnorm_megatron.train.optimizer import build_optimizer
+from ibnorm_megatron.train.run import build_engine
 from ibnorm_megatron.train.step import TrainStep
 from ibnorm_megatron.train.traffic import SPEAKERS
+from ibnorm_megatron.verify import warm  # noqa: F401 (what the engine imports late, which would be here in every rank)
 
-from .layout_worker import _batches
-from .memory import _silent_stderr
+from .memory import most_held, silent_stderr
+from .ranks import random_batches
 
 #: What the C library's allocator is told before any of this is imported: memory that is given back goes back to the system,
 #: so that what is resident is what is held. Without it glibc keeps freed blocks of up to 32 MiB for later.
@@ -49,7 +48,7 @@ def work(environment: Mapping[str, str], out: Path, path: str, overrides: list[s
         before = _reset()
         found: dict[str, Any] = {"stage": groups.stage}
         if counted:
-            with _silent_stderr():
+            with silent_stderr():
                 found["counted"] = _counted(config, groups)
         else:
             _steps(config, groups)
@@ -72,18 +71,9 @@ def _little(config: Config) -> Config:
 
 def _steps(config: Config, groups: Groups) -> None:
     """Build the model and its engine, take steps, let go of all of it."""
-    module = LanguageModel(config.model, groups, config.train.precision, config.train.seed)
-    data = groups.data_size
-    engine_config = deepspeed_config(
-        config.parallel,
-        config.train.precision,
-        micro_batch_size=config.train.micro_batch(data),
-        micro_batches=config.train.micro_batches(data),
-        grad_clip=config.train.grad_clip,
-    )
-    engine = Engine(module, build_optimizer(module, config.train), groups, engine_config, config.train.grad_clip)
+    engine = build_engine(config, groups)
     step = TrainStep(config.train, groups, engine, guard=Guard(config.guard))
-    batches = _batches(config, groups)
+    batches = random_batches(config, groups)
     for number in range(1, STEPS + 1):
         step(number, batches, [0.0] * SPEAKERS)[0].loss()
     engine.close()
@@ -108,9 +98,4 @@ def _counted(config: Config, groups: Groups) -> int:
     """The most that PyTorch's allocator had given out at once, as its profiler is told of every block."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         _steps(config, groups)
-    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = most = 0
-    for change in sorted(changes, key=lambda event: event.start_ns()):
-        held += change.nbytes()
-        most = max(most, held)
-    return most
+    return most_held(profile)

@@ -17,20 +17,17 @@ import torch
 import torch.distributed as dist
 
 from ibnorm_megatron.config import Config, load_config
-from ibnorm_megatron.data.batch import Batch
-from ibnorm_megatron.model.language_model import LanguageModel
 from ibnorm_megatron.parallel import cpu_compat
 from ibnorm_megatron.parallel.counting import CountTraffic
-from ibnorm_megatron.parallel.engine import Engine, deepspeed_config
 from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
 from ibnorm_megatron.quiet import quiet
 from ibnorm_megatron.train.guard import Guard
-from ibnorm_megatron.train.optimizer import build_optimizer
+from ibnorm_megatron.train.run import build_engine
 from ibnorm_megatron.train.step import TrainStep
 from ibnorm_megatron.train.traffic import SPEAKERS
+from ibnorm_megatron.verify import warm  # noqa: F401 (what the engine imports late, which would be here in every rank)
 
-cpu_compat.install()  # before DeepSpeed looks for an accelerator
-import deepspeed  # noqa: E402, F401 (the engine imports it late, which would be here in every rank)
+from .ranks import random_batches
 
 WARM_UP = 2
 
@@ -49,19 +46,10 @@ def work(environment: Mapping[str, str], out: Path, steps: int, path: str, overr
 def measure(config: Config, groups: Groups, steps: int) -> dict[str, object]:
     """Seconds of each step, bytes that the process (or its GPU memory) grew by at most, and what a step more sends, untimed."""
     before = 0 if cpu_compat.on_gpu() else _resident()
-    module = LanguageModel(config.model, groups, config.train.precision, config.train.seed)
-    data = groups.data_size
-    engine_config = deepspeed_config(
-        config.parallel,
-        config.train.precision,
-        micro_batch_size=config.train.micro_batch(data),
-        micro_batches=config.train.micro_batches(data),
-        grad_clip=config.train.grad_clip,
-    )
-    engine = Engine(module, build_optimizer(module, config.train), groups, engine_config, config.train.grad_clip)
+    engine = build_engine(config, groups)
     take_step = TrainStep(config.train, groups, engine, guard=Guard(config.guard))
     says = [0.0] * SPEAKERS  # as a run's callbacks, so that a step sends what a run's does
-    batches = _batches(config, groups)
+    batches = random_batches(config, groups)
     seconds = []
     for number in range(1, WARM_UP + steps + 1):
         dist.barrier()
@@ -75,20 +63,6 @@ def measure(config: Config, groups: Groups, steps: int) -> dict[str, object]:
     engine.close()
     messages = [asdict(message) for message in traffic.messages()]
     return {"stage": groups.stage, "seconds": seconds[WARM_UP:], "grown": peak - before, "messages": messages}
-
-
-def _batches(config: Config, groups: Groups) -> list[Batch]:
-    """This data rank's micro-batches of one step, of random tokens."""
-    train = config.train
-    micro, length = train.micro_batch(groups.data_size), train.sequence_length
-    generator = torch.Generator().manual_seed(groups.data_rank)
-
-    def batch() -> Batch:
-        tokens = torch.randint(config.model.vocab_size, (micro, length + 1), generator=generator)
-        positions = torch.arange(length).expand(micro, length).contiguous()
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), torch.ones(micro, length), positions)
-
-    return [batch() for _ in range(train.micro_batches(groups.data_size))]
 
 
 def _resident() -> int:

@@ -10,14 +10,9 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import multiprocessing
-import multiprocessing.connection
 import os
-import socket
 import statistics
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +29,7 @@ from ibnorm_megatron.train.traffic import step_messages
 
 from .conditions import conditions, markdown_table
 from .layout_worker import work
+from .ranks import run_ranks
 
 CONFIG = "configs/tiny_llama.yaml"
 
@@ -106,37 +102,7 @@ def run_layout(processes: int, overrides: list[str], steps: int) -> list[dict[st
     Raises:
         RuntimeError: one of them failed.
     """
-    # Each rank is a new process; forked from one that has imported everything, but a CUDA driver does not survive a fork.
-    forks = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
-    if not torch.cuda.is_available():
-        forks.set_forkserver_preload(["benchmarks.layout_worker"])
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{rank}.json" for rank in range(processes)]
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
-        ranks = [
-            forks.Process(
-                target=work,
-                args=({**common, "RANK": str(n), "LOCAL_RANK": str(n)}, file, steps, CONFIG, overrides),
-                daemon=True,
-            )
-            for n, file in enumerate(files)
-        ]
-        for rank in ranks:
-            rank.start()
-        while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
-            multiprocessing.connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
-        if any(rank.exitcode for rank in ranks):
-            for rank in ranks:
-                rank.terminate()
-            raise RuntimeError(f"{' '.join(overrides)} failed; its error is above")
-        return [json.loads(file.read_text()) for file in files]
-
-
-def _free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
+    return run_ranks(" ".join(overrides), work, processes, steps, CONFIG, overrides)
 
 
 def found_of(processes: int, layout: str, overrides: list[str], rounds: list[list[dict[str, Any]]]) -> Found:

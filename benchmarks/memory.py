@@ -32,10 +32,15 @@ def peak_bytes(contender: Contender, inputs: Inputs) -> int:
     """The most that forward and backward together hold beyond what was there before, their results included."""
     if inputs.x.is_cuda:
         return _peak_on_gpu(contender, inputs)
-    with _silent_stderr():
+    with silent_stderr():
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             contender.gradients(contender.forward(inputs), inputs)
-        changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return most_held(profile)
+
+
+def most_held(profile: torch.profiler.profile) -> int:
+    """The most that PyTorch's allocator had given out at once on a CPU, by a profiler that was told of every block."""
+    changes = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
     for change in sorted(changes, key=lambda event: event.start_ns()):
         held += change.nbytes()
@@ -54,7 +59,7 @@ def _peak_on_gpu(contender: Contender, inputs: Inputs) -> int:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """The profiler's library writes lines there that no setting turns off."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

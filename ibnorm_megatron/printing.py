@@ -1,8 +1,12 @@
-"""Text from outside on a terminal: shown, never obeyed."""
+"""Text from outside on a terminal: shown, never obeyed; and tables, which all look alike."""
 
 from __future__ import annotations
 
 import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -22,3 +26,14 @@ def _shown(character: str) -> str:
     if category[0] == "C" or category in ("Zl", "Zp"):
         return character.encode("unicode_escape").decode("ascii")
     return character
+
+
+def table(title: str, *columns: str, left: int = 1, **column: Any) -> Table:
+    """An empty table of numbers beside ``left`` columns of text; the title is plain, ``column`` what rich is told of each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    empty = Table(title=Text(title, style="table.title"), title_justify="left")
+    for number, name in enumerate(columns):
+        empty.add_column(name, justify="left" if number < left else "right", **column)
+    return empty

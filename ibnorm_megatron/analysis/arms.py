@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..lab.results import Estimate
 from ..lab.statistics import paired
 from .asking import Answer
 from .information import Informed
 
-#: What is measured, as told apart in tables: a report, and what within it.
-Quantity = tuple[str, str]
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is measured, as told apart in tables.
+
+    Attributes:
+        report, name: which.
+        site: the norm whose output it is about; empty where it is about the whole model.
+        layer: of which it is the share of what another quantity has of all; None for all.
+    """
+
+    report: str
+    name: str
+    site: str = ""
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -21,7 +33,7 @@ class Figure:
     """One quantity of one arm.
 
     Attributes:
-        report, name: which quantity.
+        report, name, site, layer: which :class:`Quantity`.
         arm: the norm's label.
         seeds: of the runs it is the mean of.
         value: the mean over seeds with Student's interval; of one run with the interval that its documents give.
@@ -38,16 +50,8 @@ class Figure:
     difference: Estimate | None
     p: float
     p_holm: float = math.nan
-
-    @property
-    def of_a_layer(self) -> bool:
-        """Whether it is one layer's share of what another row has of all of them."""
-        return self.report == "quantization" and ", layer " in self.name
-
-    @property
-    def site(self) -> str:
-        """The norm whose output it is about; empty where it is about the whole model."""
-        return re.split(": |, ", self.name)[0] if self.report in ("information", "audit", "bottleneck") else ""
+    site: str = ""
+    layer: int | None = None
 
 
 def figures(answers: Sequence[Answer]) -> list[Figure]:
@@ -59,12 +63,10 @@ def figures(answers: Sequence[Answer]) -> list[Figure]:
         for quantity, estimate in _estimates(answer):
             quantities.setdefault(quantity, {}).setdefault(name_of(answer), {})[answer.seed] = estimate
     found = []
-    for (report, name), by_arm in quantities.items():
-        rows = [
-            _figure(report, name, arm, by_arm[arm], by_arm.get(arms[0], {}), arm == arms[0]) for arm in arms if arm in by_arm
-        ]
+    for quantity, by_arm in quantities.items():
+        rows = [_figure(quantity, arm, by_arm[arm], by_arm.get(arms[0], {}), arm == arms[0]) for arm in arms if arm in by_arm]
         corrected = paired.holm({row.arm: row.p for row in rows if not math.isnan(row.p)})
-        found += [Figure(**{**vars(row), "p_holm": corrected.get(row.arm, math.nan)}) for row in rows]
+        found += [replace(row, p_holm=corrected.get(row.arm, math.nan)) for row in rows]
     return found
 
 
@@ -77,16 +79,16 @@ def _names(answers: Sequence[Answer]) -> Callable[[Answer], str]:
 
 
 def _estimates(answer: Answer) -> Iterator[tuple[Quantity, Estimate]]:
-    yield ("loss", "validation"), answer.loss
+    yield Quantity("loss", "validation"), answer.loss
     for one in answer.quantized:
         where = "" if one.layer is None else f", layer {one.layer}"
-        yield ("quantization", f"{one.place}, {one.scaling}, {one.format}{where}"), one.rise
+        yield Quantity("quantization", f"{one.place}, {one.scaling}, {one.format}{where}", layer=one.layer), one.rise
     for disturbed in answer.disturbed:
-        yield ("robustness", f"{disturbed.kind} {disturbed.strength:g}"), disturbed.rise
+        yield Quantity("robustness", f"{disturbed.kind} {disturbed.strength:g}"), disturbed.rise
     for domain in answer.domains:
-        yield ("domain", f"{domain.name}, bits a byte"), domain.bits_per_byte
+        yield Quantity("domain", f"{domain.name}, bits a byte"), domain.bits_per_byte
     if answer.gap is not None:
-        yield ("domain", "validation less training"), answer.gap
+        yield Quantity("domain", "validation less training"), answer.gap
     if answer.informed is not None:
         yield from _information(answer.informed)
 
@@ -98,27 +100,30 @@ def _information(found: Informed) -> Iterator[tuple[Quantity, Estimate]]:
         kernel = f", {one.relative_to.partition(', ')[2]}" if one.null is not None else ""
         name = f"{told.site}: {one.quantity} by {one.estimator}{kernel}"
         if one.null is None:
-            yield ("information", name), Estimate(one.value, one.low, one.high)
+            yield Quantity("information", name, told.site), Estimate(one.value, one.low, one.high)
         else:
-            yield ("information", f"{name}, above its null"), Estimate(one.excess, math.nan, math.nan)
+            yield Quantity("information", f"{name}, above its null", told.site), Estimate(one.excess, math.nan, math.nan)
     for site, audited in found.audits:
         one = audited.before
         kernel = one.relative_to.partition(", ")[2]
         name = f"{site}: {one.quantity} by {one.estimator}, {kernel}, change by {audited.bijection}"
-        yield ("audit", name), Estimate(audited.change, math.nan, math.nan)
+        yield Quantity("audit", name, site), Estimate(audited.change, math.nan, math.nan)
     for curve in found.curves:
         for point in curve.points:
-            yield ("bottleneck", f"{curve.site}, beta {point.beta:g}"), Estimate(point.value, point.low, point.high)
+            yield (
+                Quantity("bottleneck", f"{curve.site}, beta {point.beta:g}", curve.site),
+                Estimate(point.value, point.low, point.high),
+            )
 
 
-def _figure(report: str, name: str, arm: str, own: dict[int, Estimate], first: dict[int, Estimate], is_first: bool) -> Figure:
+def _figure(quantity: Quantity, arm: str, own: dict[int, Estimate], first: dict[int, Estimate], is_first: bool) -> Figure:
     seeds = tuple(own)
     value = next(iter(own.values())) if len(own) == 1 else _over_seeds(list(seeds), lambda seed: own[seed].value)[0]
     shared = [seed for seed in seeds if seed in first]
-    if is_first or len(shared) < 2:
-        return Figure(report, name, arm, seeds, value, None, math.nan)
-    difference, p = _over_seeds(shared, lambda seed: own[seed].value - first[seed].value)
-    return Figure(report, name, arm, seeds, value, difference, p)
+    difference, p = None, math.nan
+    if not is_first and len(shared) > 1:
+        difference, p = _over_seeds(shared, lambda seed: own[seed].value - first[seed].value)
+    return Figure(quantity.report, quantity.name, arm, seeds, value, difference, p, site=quantity.site, layer=quantity.layer)
 
 
 def _over_seeds(seeds: list[int], value: Callable[[int], float]) -> tuple[Estimate, float]:

@@ -76,7 +76,7 @@ def _of(figures: Sequence[Figure], report: str) -> dict[tuple[str, str], Figure]
 def _quantization(figures: Sequence[Figure]) -> Canvas | None:
     """A panel a place and scaling; formats along x, arms side by side, with intervals."""
     found = _of(figures, "quantization")
-    names = list(dict.fromkeys(name for (name, _), one in found.items() if not one.of_a_layer))
+    names = list(dict.fromkeys(name for (name, _), one in found.items() if one.layer is None))
     panels = list(dict.fromkeys(name.rpartition(", ")[0] for name in names))
     if not panels:
         return None

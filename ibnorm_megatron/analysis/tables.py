@@ -69,7 +69,7 @@ def markdown(answers: Sequence[Answer], figures: Sequence[Figure]) -> str:
 
 def _by_report(figures: Sequence[Figure]) -> Iterator[tuple[str, list[Figure]]]:
     for report in dict.fromkeys(one.report for one in figures):
-        rows = [one for one in figures if one.report == report and not one.of_a_layer]
+        rows = [one for one in figures if one.report == report and one.layer is None]
         if rows:
             yield report, rows
 

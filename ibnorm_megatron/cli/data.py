@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..printing import printable
+from ..printing import table as new_table
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -54,8 +57,6 @@ def execute(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from data_prep.verification import verify_folder
 
-    from ..printing import printable
-
     result = verify_folder(arguments.folder, full=arguments.full, visible=True)
     for finding in result.findings:
         print(f"error: {printable(str(finding))}", file=sys.stderr)
@@ -77,7 +78,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     from ..data.manifest import read_manifest
     from ..errors import Problem, UserError
-    from ..printing import printable
 
     if arguments.samples < 0:
         raise UserError(Problem("--samples", str(arguments.samples), "it is no number of documents", "give 0 or more"))
@@ -106,22 +106,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    """A table whose first ``left`` columns are text."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    return table
-
-
 def _text(value: str) -> Any:
     """A cell of a table that is text from outside: no markup, no control characters."""
     from rich.text import Text
-
-    from ..printing import printable
 
     return Text(printable(value))
 
@@ -131,10 +118,16 @@ def _corpora(folder: Path, manifest: Manifest, split: str) -> tuple[Table, dict[
     from data_prep.inspection import measure
 
     from ..data.manifest import SPLITS
-    from ..printing import printable
 
     columns = ("documents", "tokens", "MB", "bytes a token", "weight", "mean", "median", "95 %", "longest")
-    table = _table(f"{printable(str(folder))}: documents, and their lengths in tokens", "corpus", "split", *columns, left=2)
+    table = new_table(
+        f"{printable(str(folder))}: documents, and their lengths in tokens",
+        "corpus",
+        "split",
+        *columns,
+        left=2,
+        overflow="fold",
+    )
     lengths = {}
     for corpus in manifest.corpora:
         for name in SPLITS:
@@ -162,9 +155,7 @@ def _corpora(folder: Path, manifest: Manifest, split: str) -> tuple[Table, dict[
 def _print_dropped(console: Console, manifest: Manifest) -> None:
     from data_prep.inspection import dropped_rows
 
-    from ..printing import printable
-
-    table = _table("dropped", "corpus", "rule", "first example", "documents", "MB", left=3)
+    table = new_table("dropped", "corpus", "rule", "first example", "documents", "MB", left=3, overflow="fold")
     for corpus in manifest.corpora:
         for rule, documents, text_bytes, example in dropped_rows(corpus):
             shown = example if len(example) <= _EXAMPLE else example[:_EXAMPLE] + " ..."
@@ -182,7 +173,7 @@ def _print_dropped(console: Console, manifest: Manifest) -> None:
 
 def _tokenizer(manifest: Manifest, card: dict[str, Any] | None) -> Table:
     tokenizer = manifest.tokenizer
-    table = _table("tokenizer", "what", "value")
+    table = new_table("tokenizer", "what", "value", overflow="fold")
     table.add_row("kind", tokenizer.kind)
     table.add_row("hash", _text(tokenizer.hash))
     table.add_row("vocabulary", f"{tokenizer.vocab_size:,}")

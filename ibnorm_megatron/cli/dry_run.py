@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..printing import table as new_table
 from . import add_config_arguments
 
 if TYPE_CHECKING:
@@ -65,17 +66,8 @@ def prepared_data(config: Config) -> Prepared | None:
     return prepared
 
 
-def _table(title: str, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    return table
-
-
 def _parameters(config: Config) -> Table:
-    table = _table("parameters", "part", "count", "share")
+    table = new_table("parameters", "part", "count", "share")
     parts = config.model.num_params()
     total = sum(parts.values())
     for part, count in parts.items():
@@ -91,7 +83,7 @@ def _layout(config: Config, world: int) -> Table:
 
     layout, train = config.parallel, config.train
     data = layout.data(world)
-    table = _table("layout", "what", "value")
+    table = new_table("layout", "what", "value")
     rows = {
         "processes": world,
         "tensor parallel": layout.tensor,
@@ -125,7 +117,7 @@ def _traffic(config: Config, world: int) -> Iterator[Table]:
     total = sum(groups.values())
     if not messages:
         return
-    table = _table("communication of one step and rank", "what", "collective", "calls", "MiB sent")
+    table = new_table("communication of one step and rank", "what", "collective", "calls", "MiB sent")
     for group, of_group in groups.items():
         own = sorted((message for message in messages if message.group == group), key=lambda message: -message.sent)
         share = f"{group}, {own[0].ranks} ranks: {100 * of_group / total:.1f} %"
@@ -146,7 +138,7 @@ def _mebibytes(size: float) -> str:
 
 def _norms(config: Config) -> Table:
     model = config.model
-    table = _table(f"norm at every site ({model.norm_placement}-norm)", "site", "layers", "norm", "width", "parameters")
+    table = new_table(f"norm at every site ({model.norm_placement}-norm)", "site", "layers", "norm", "width", "parameters")
     sites: dict[tuple[str, str, int, int], list[int | None]] = {}
     for site, norm in model.norm_sites().items():
         width = model.norm_width(site)
@@ -172,7 +164,7 @@ def _schedule(config: Config) -> Table:
     from ..train.schedule import learning_rate
 
     train = config.train
-    table = _table(f"schedule: {train.schedule}, {train.steps:,} steps", "at step", "learning rate", "tokens")
+    table = new_table(f"schedule: {train.schedule}, {train.steps:,} steps", "at step", "learning rate", "tokens")
     marks = {1, train.warmup_steps, train.steps // 4, train.steps // 2, 3 * train.steps // 4, train.steps}
     for step in sorted(mark for mark in marks if mark >= 1):
         table.add_row(f"{step:,}", f"{learning_rate(train, step):.3e}", f"{step * train.tokens_per_step():,}")
@@ -185,7 +177,7 @@ def _corpora(config: Config, prepared: Prepared | None) -> Iterator[Table]:
 
     if prepared is None:
         return
-    table = _table("training data", "corpus", "documents", "tokens", "weight", "share of the samples", "epochs")
+    table = new_table("training data", "corpus", "documents", "tokens", "weight", "share of the samples", "epochs")
     consumed, weights = config.train.steps * config.train.tokens_per_step(), prepared.weights
     for _, _, corpus in prepared.corpora:
         shards = corpus.splits.get("train", [])
@@ -201,7 +193,7 @@ def _corpora(config: Config, prepared: Prepared | None) -> Iterator[Table]:
 def _data(config: Config, prepared: Prepared | None) -> Table:
     tokens = config.train.steps * config.train.tokens_per_step()
     parameters = sum(config.model.num_params().values())
-    table = _table("tokens and compute", "what", "value")
+    table = new_table("tokens and compute", "what", "value")
     table.add_row("tokens a step", f"{config.train.tokens_per_step():,}")
     table.add_row("tokens in all", f"{tokens:,}")
     table.add_row("tokens a parameter", f"{tokens / parameters:.1f}")

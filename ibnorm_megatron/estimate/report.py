@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config
 from ..errors import Problem
 from ..parallel.config import Recompute
+from ..printing import table as new_table
 from . import speed as of_speed
 from .activations import Activations
 from .layouts import Proposal
@@ -93,7 +94,7 @@ class Estimate:
         ranks = f"{self.world_size} x {self.cluster.gpu.name}" if self.cluster else f"{self.world_size} CPU processes"
         where = f"stage {self.memory.stage} of {layout.pipeline}, " if layout.pipeline > 1 else ""
         unit, shown = self._unit()
-        table = _table(f"memory of a rank, {ranks}", "what", unit, "share")
+        table = new_table(f"memory of a rank, {ranks}", "what", unit, "share")
         for name, size in self.memory.parts.items():
             table.add_row(name, shown(size), f"{100 * size / self.memory.peak:.1f} %")
             if name == "activations" and self.memory.norms:
@@ -118,7 +119,7 @@ class Estimate:
     def _recomputed(self) -> Table:
         unit, shown = self._unit()
         heads = (f"tensors in all, {unit}", "activations", "of norms")
-        table = _table("with and without recomputation", "parallel.recompute", *heads)
+        table = new_table("with and without recomputation", "parallel.recompute", *heads)
         for name, found in self.recomputed.items():
             own = " (the config's)" if name == self.config.parallel.recompute else ""
             table.add_row(f"{name}{own}", shown(found.peak), shown(found.activations), shown(found.norms))
@@ -127,7 +128,7 @@ class Estimate:
 
     def _speed(self, found: Speed) -> Table:
         assert self.cluster is not None
-        table = _table("time of a step, by formula", "what", "seconds", "share")
+        table = new_table("time of a step, by formula", "what", "seconds", "share")
         names = {
             "matrices": "matrix products and attention",
             "norms": "norms",
@@ -152,7 +153,7 @@ class Estimate:
         assert self.cluster is not None and self.room is not None
         title = f"layouts that fit {self.world_size} x {self.cluster.gpu.name} of {_gib(self.room)} GiB"
         heads = "tensor, pipeline, context, data, ZeRO, recompute, micro-batch, GiB, step s, tokens/s, MFU, days"
-        table = _table(title, *heads.split(", "))
+        table = new_table(title, *heads.split(", "))
         for proposal in shown:
             layout, found = proposal.config.parallel, proposal.speed
             table.add_row(
@@ -202,15 +203,6 @@ def recomputed(config: Config, world_size: int, cluster: Cluster | None) -> dict
         layout = config.parallel.model_copy(update={"recompute": kind})
         found[kind] = memory(config.model_copy(update={"parallel": layout}), world_size, "gpu" if cluster else "cpu")
     return found
-
-
-def _table(title: str, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    return table
 
 
 def _gib(size: float) -> str:

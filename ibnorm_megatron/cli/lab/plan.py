@@ -7,6 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...printing import table as new_table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -97,19 +99,10 @@ def _print(console: Console, plan: Plan, how: str, *, runs: bool) -> None:
     console.print(plan.summary(), style="bold", markup=False, soft_wrap=True)
 
 
-def _table(title: str, *columns: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < 1 else "right", no_wrap=True)
-    return table
-
-
 def _arms(study: Study) -> Table:
     from ...lab.fairness import further_trials
 
-    table = _table("arms", "arm", "norm", "trials after the grid", "role")
+    table = new_table("arms", "arm", "norm", "trials after the grid", "role", no_wrap=True)
     counts = further_trials(study.config)
     for name, arm in study.config.arms.items():
         role = {study.config.baseline: "baseline", study.config.control: "control"}.get(name, "")
@@ -122,7 +115,7 @@ def _stages(plan: Plan, how: str) -> Table:
     from ...lab.costs import makespan
     from ...lab.plan import shown_seconds
 
-    table = _table("runs", "stage", "size", "tok/N", "runs", "steps", "tokens", "FLOPs", "time", "memory")
+    table = new_table("runs", "stage", "size", "tok/N", "runs", "steps", "tokens", "FLOPs", "time", "memory", no_wrap=True)
     table.caption = f"{how}; of a branch, what comes after its trunk; tok/N: tokens a parameter"
     ordered = sorted(plan.runs, key=lambda run: _row(plan, run.trial.stage, run.trial.size, run.trial.horizon))
     for (stage, size, horizon), group in groupby(ordered, key=lambda r: (r.trial.stage, r.trial.size, r.trial.horizon)):
@@ -146,7 +139,7 @@ def _sums(costs: list[Cost], time: str) -> tuple[str, ...]:
 
 
 def _runs(plan: Plan) -> Table:
-    table = _table("every run", "run", "learning rate", "steps", "tokens", "FLOPs", "seconds", "MiB")
+    table = new_table("every run", "run", "learning rate", "steps", "tokens", "FLOPs", "seconds", "MiB", no_wrap=True)
     for run in plan.runs:
         rate, cost = "tuned" if run.tuned else f"{run.trial.learning_rate:.4g}", run.cost
         figures = (
