@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from ..norms.base import Norm
@@ -14,7 +13,7 @@ from ..norms.compression import get_compression
 from ..norms.config import IBNormConfig, NormConfig
 from .compression import check_compression
 from .finding import Finding
-from .sharding import check_sharding
+from .sharding import RankError, check_sharding
 
 _WIDTH = 24
 
@@ -44,8 +43,8 @@ def _caught(which: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Find
     """A check's findings; an error in the code under test is one, too."""
     try:
         yield from check()
-    except mp.ProcessRaisedException as error:  # its text ends with the error's own
-        yield Finding(f"the check {which} raises no error", False, str(error).strip().splitlines()[-1])
+    except RankError as error:
+        yield Finding(f"the check {which} raises no error", False, str(error))
     except Exception as error:  # whatever the user's code raises
         yield Finding(f"the check {which} raises no error", False, " ".join(f"{type(error).__name__}: {error}".split()))
 

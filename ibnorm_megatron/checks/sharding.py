@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,11 @@ from .finding import Finding
 
 _RANKS, _ROWS, _WIDTH = 2, 6, 24
 _BOUND = 1e-10
+_FIRST_ERROR = "first_error.txt"
+
+
+class RankError(Exception):
+    """What the code under test raised on a rank, as text."""
 
 
 _SAID = {
@@ -35,10 +41,19 @@ def check_sharding(configs: Sequence[NormConfig], plugins: Sequence[str] = ()) -
 
     Yields:
         The findings of each config, in turn. All are checked by the same two processes.
+
+    Raises:
+        RankError: the code under test raised an error.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = (folder, [config.model_dump(mode="json", by_alias=True) for config in configs], list(plugins))
-        mp.spawn(_rank, args=arguments, nprocs=_RANKS)
+        try:
+            mp.spawn(_rank, args=arguments, nprocs=_RANKS)
+        except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
+            first = Path(folder) / _FIRST_ERROR
+            if first.exists():
+                raise RankError(first.read_text()) from error
+            raise
         found: list[dict[str, dict[str, float]]] = json.loads((Path(folder) / "found.json").read_text())
     for of_config in found:
         yield [_finding(_SAID[name], errors) for name, errors in of_config.items()]
@@ -53,6 +68,16 @@ def _finding(what: str, errors: dict[str, float]) -> Finding:
 
 
 def _rank(rank: int, folder: str, norms: list[dict[str, Any]], plugins: list[str]) -> None:
+    try:
+        _compare_all(rank, folder, norms, plugins)
+    except Exception as error:
+        # The other rank loses its peer for it, once this process ends, and may be the first whose error is fetched.
+        with contextlib.suppress(FileExistsError), open(Path(folder) / _FIRST_ERROR, "x") as file:
+            file.write(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise
+
+
+def _compare_all(rank: int, folder: str, norms: list[dict[str, Any]], plugins: list[str]) -> None:
     torch.set_num_threads(1)
     assert not list(load_plugins(plugins))
     store = dist.FileStore(str(Path(folder) / "store"), _RANKS)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
 
 from .base import Callback
 
@@ -51,11 +54,13 @@ class StopOnSignal(Callback):
             trainer.stop()
 
     def close(self) -> None:
-        if self._asked_at is None:
+        # A launcher that sees a rank die signals the others at once, which are about to say who it was and why they end.
+        failed = sys.exc_info()[0] is not None and dist.get_world_size() > 1
+        if self._asked_at is None and not failed:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
             return
-        # A stopping process ignores the repeats that are still on their way until it has ended: Python takes handlers away some
-        # time before, but leaves this. SIGINT is still heard, since who repeats it after seconds means it.
+        # An ending process ignores signals that are still on their way: Python takes handlers away some time before its end,
+        # but leaves this. SIGINT is still heard, since who repeats it after seconds means it.
         for number in set(STOP_SIGNALS) - {signal.SIGINT}:
             signal.signal(number, signal.SIG_IGN)
