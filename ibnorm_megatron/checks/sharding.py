@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -75,6 +76,9 @@ def _rank(rank: int, folder: str, norms: list[dict[str, Any]], plugins: list[str
         with contextlib.suppress(FileExistsError), open(Path(folder) / _FIRST_ERROR, "x") as file:
             file.write(" ".join(f"{type(error).__name__}: {error}".split()))
         raise
+    # Gloo's threads may drop the last collective's tensors only now. If Python ended by itself meanwhile they would abort: the
+    # group outlives its destruction, since modules that PyTorch imports late have it as a default argument.
+    os._exit(0)
 
 
 def _compare_all(rank: int, folder: str, norms: list[dict[str, Any]], plugins: list[str]) -> None:
