@@ -89,10 +89,9 @@ RUNS = [
 ]
 
 
-def config_of(run: Published) -> Config:
-    """The run as a config of ours."""
-    layers, hidden, heads = run.shape
-    model = ModelConfig(
+def gpt(layers: int, hidden: int, heads: int, dropout: float = 0.0) -> ModelConfig:
+    """A GPT of these papers: GELU, biases, LayerNorm, 2,048 tokens, a vocabulary of 51,200."""
+    return ModelConfig(
         num_layers=layers,
         hidden_size=hidden,
         num_attention_heads=heads,
@@ -104,7 +103,12 @@ def config_of(run: Published) -> Config:
         linear_bias=True,
         tie_embeddings=True,
         norm="layernorm",  # type: ignore[arg-type]
+        dropout=dropout,
     )
+
+
+def config_of(run: Published) -> Config:
+    """The run as a config of ours."""
     layout = Layout(
         tensor=run.tensor,
         sequence=run.tensor > 1 and run.source != _NARAYANAN,
@@ -115,7 +119,7 @@ def config_of(run: Published) -> Config:
     train = TrainConfig(
         steps=1, sequence_length=2048, global_batch_size=run.batch, micro_batch_size=run.micro_batch, precision="bf16", lr=1e-4
     )
-    return Config(model=model, parallel=layout, train=train)
+    return Config(model=gpt(*run.shape), parallel=layout, train=train)
 
 
 def formula_teraflops(run: Published) -> float:

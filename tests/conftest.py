@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from ibnorm_megatron.data.manifest import Manifest
 from ibnorm_megatron.quiet import quiet
 
 quiet()
+os.environ["WANDB_MODE"] = "disabled"  # of log.wandb=auto, the default; tests of it say otherwise
 
 VOCABULARY = 512
 

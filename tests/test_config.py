@@ -69,9 +69,9 @@ def test_merge_keys_are_read(tmp_path: Path) -> None:
 
 def test_a_room_that_is_no_mapping_is_reported_with_what_an_override_wanted_of_it(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(TINY.read_text() + "\nlog: 3\n")
-    _, problems = parse_config(path, ["log.interval=2"])
-    assert {problem.where for problem in problems} == {"log"}
+    path.write_text(TINY.read_text() + "\nevaluate: 3\n")
+    _, problems = parse_config(path, ["evaluate.interval=2"])
+    assert {problem.where for problem in problems} == {"evaluate"}
 
 
 def test_a_refused_field_says_so_to_whoever_reads_it() -> None:

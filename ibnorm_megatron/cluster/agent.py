@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import psutil
 
 from ..errors import Problem, RunFailure, UserError, run_command
+from ..processes import ending_with_parent
 from .rendezvous import Rendezvous, answers, interface_of, route_to, visible_gpus
 
 _TICK = 1.0  # seconds
@@ -97,7 +98,9 @@ def supervise(words: Sequence[str], environ: Mapping[str, str], own: Rendezvous 
     # Slurm sends SIGUSR1 to every process of a job, and torchrun would die of it. What is ignored stays so in a program that
     # is started; the ranks listen again.
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    with subprocess.Popen(list(words), start_new_session=True, env=dict(environ)) as torchrun:  # noqa: S603 (no shell)
+    # Where this process is killed by force, torchrun is told to stop, and its ranks save.
+    own_end = {"start_new_session": True, "preexec_fn": ending_with_parent()}
+    with subprocess.Popen(list(words), env=dict(environ), **own_end) as torchrun:  # noqa: S603 (no shell)
         signal.signal(signal.SIGUSR1, before)
         asked: list[int] = []
 

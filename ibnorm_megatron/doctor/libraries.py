@@ -97,6 +97,6 @@ def records(environ: Mapping[str, str]) -> Iterator[Finding]:
     why = f"there is {'a' if has_key(environ) else 'no'} key for {host}"
     if _installed("wandb") is None:
         why = "wandb is not installed"
-    elif "WANDB_MODE" in environ:
+    elif environ.get("WANDB_MODE"):
         why += f", and WANDB_MODE is {environ['WANDB_MODE']}"
     yield ok(AREA, "log.wandb: auto", f"{mode}: {why}", mode=mode)

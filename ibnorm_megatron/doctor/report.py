@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,24 +25,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 #: Beginnings of the names of variables that change what a run does.
-_VARIABLES = (
-    *("CUDA", "CXX", "DEEPSPEED", "DS_", "FI_", "GLOO", "HF_", "IBNORM", "KMP", "LD_", "LOCAL_", "MASTER_", "MKL", "NCCL"),
-    *(
-        "NVIDIA",
-        "NVTE",
-        "OMP",
-        "PET_",
-        "PYTHON",
-        "RANK",
-        "SLURM",
-        "TORCH",
-        "TP_SOCKET",
-        "TRITON",
-        "TZ",
-        "UCX",
-        "WANDB",
-        "WORLD_SIZE",
-    ),
+_VARIABLES = re.compile(
+    "CUDA|CXX|DEEPSPEED|DS_|FI_|GLOO|HF_|IBNORM|KMP|LD_|LOCAL_|MASTER_|MKL|NCCL|NVIDIA|NVTE|OMP|PET_|PYTHON|RANK|SLURM|"
+    "TORCH|TP_SOCKET|TRITON|TZ|UCX|WANDB|WORLD_SIZE"
 )
 
 
@@ -124,7 +110,7 @@ def examine(folder: Path, environ: Mapping[str, str] = os.environ) -> Report:
 
 
 def _variables(environ: Mapping[str, str]) -> Iterable[Finding]:
-    chosen = {name: environ[name] for name in sorted(environ) if name.startswith(_VARIABLES)}
+    chosen = {name: environ[name] for name in sorted(environ) if _VARIABLES.match(name)}
     shown = {name: HIDDEN if is_secret(name) else value for name, value in chosen.items()}
     says = ", ".join(f"{name}={value}" for name, value in shown.items())
     yield ok("environment", "variables", says or "none that matters here", variables=shown)

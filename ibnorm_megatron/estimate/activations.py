@@ -113,10 +113,9 @@ class Activations:
         """Kept by the norm at a site: its rows and statistics, as :meth:`NormConfig.saved_bytes` has them."""
         model, layout = self.config.model, self.config.parallel
         sharded = model.has_sharded_columns(site) and layout.tensor > 1
-        inside = site.name in ("q", "k", "attn_sub", "mlp_sub")  # a rank's heads, or columns, of all tokens
         width = model.norm_width(site) // (layout.tensor if sharded else 1)
-        heads = model.norm_rows(site) // (layout.tensor if inside and not sharded else 1)
-        rows = (self.tokens if inside else self.stream_tokens) * heads
+        heads = model.norm_rows(site) // (layout.tensor if site.inner and not sharded else 1)
+        rows = (self.tokens if site.inner else self.stream_tokens) * heads
         saved = norm.saved_bytes(width, self.element)
         if saved is None:
             saved = width * self.element + 4 * _UNSAID

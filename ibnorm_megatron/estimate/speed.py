@@ -183,8 +183,7 @@ def _norm_bytes(config: Config, data: int, stage: int) -> float:
         width = model.norm_width(site)
         moved = norm.bytes_moved(width, size)
         forward, backward = moved if moved is not None else (2 * width * size, 3 * width * size)
-        inside = site.name in ("q", "k", "attn_sub", "mlp_sub")
-        shared = layout.tensor if inside or layout.sequence_parallel else 1
+        shared = layout.tensor if site.inner or layout.sequence_parallel else 1
         passes = 2 if layout.recompute == "full" and site.layer is not None else 1
         total += tokens * model.norm_rows(site) * (passes * forward + backward) / shared
     return total

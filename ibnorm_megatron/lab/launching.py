@@ -6,13 +6,12 @@ FOLDER/logs/NAME.log       what it printed, of all its starts
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..config import Config
 from ..errors import Problem, RunFailure, UserError
 from ..files import write_text
 from ..printing import printable
+from ..processes import ending_with_parent
 from ..train.callbacks.base import NOT_FINITE
 from ..train.run_folder import RunFolder
 from .locks import Claim, is_held, now
@@ -41,7 +41,6 @@ _ELSEWHERE = ("status", "val_loss", "failure", "reason", "norm")
 
 _SAID = re.compile(r"(?:\[rank \d+\] )?error: (.*)")
 _LONGEST_REASON = 500
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -120,7 +119,7 @@ def _start(words: Sequence[str], output: IO[bytes], claim: Claim, variables: Map
             env=variables,
             process_group=0,  # a terminal's Ctrl-C reaches the study alone, which passes it on
             pass_fds=(claim.descriptor,),
-            preexec_fn=_ending_with_parent(),
+            preexec_fn=ending_with_parent(),  # it saves then, and ends
         )
     except (OSError, ValueError) as error:
         why = f"it cannot be started ({getattr(error, 'strerror', None) or error})"
@@ -164,23 +163,6 @@ def _devices(given: Mapping[str, str]) -> list[str]:
         return [device for device in said.split(",") if device]
     found = sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
     return [str(number) for number in found]
-
-
-def _ending_with_parent() -> Callable[[], object] | None:
-    """What a child does before it becomes the command: ask the kernel (Linux) for a SIGTERM when its parent dies.
-
-    It saves then, and ends. The signal also comes when only the thread that started it ends: start runs from the main one.
-    """
-    if sys.platform != "linux":
-        return None
-    call, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
-
-    def ask() -> None:
-        call(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it died before it was asked
-            os._exit(1)
-
-    return ask
 
 
 def recorded(study: Study, trial: Trial) -> Entry | None:

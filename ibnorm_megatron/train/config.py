@@ -120,7 +120,7 @@ class LogConfig(_Room):
     console: bool = Field(True, description="progress on the terminal")
     tensorboard: bool = False
     wandb: Literal["off", "auto", "offline", "online"] = Field(
-        "off", description="Weights & Biases; auto: online where there is a key, else offline, into the run's folder"
+        "auto", description="Weights & Biases; auto: online where there is a key, else offline, into the run's folder"
     )
     wandb_project: str = "ibnorm_megatron"
     wandb_tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(

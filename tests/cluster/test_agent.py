@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,19 @@ def test_a_stop_reaches_the_ranks_and_the_launchers_code_comes_back(tmp_path: Pa
     assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 7
+
+
+def test_a_launcher_is_told_to_stop_where_its_agent_is_killed() -> None:
+    process = _start(_WAITING_RANK)
+    assert process.stdout and process.stdout.readline() == "ready\n"
+    (launcher,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    try:
+        launcher.wait(60)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            launcher.kill()
 
 
 def test_a_launcher_that_does_not_end_when_asked_to_is_killed(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def _found(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 def test_this_machine_is_examined_and_nothing_stays_of_it(tmp_path: Path) -> None:
     started = time.monotonic()
     secrets = {"WANDB_API_KEY": "planted-key-0123456789", "HF_TOKEN": "hf_planted9876543210"}
-    code, values, said = _own_process("--dir", tmp_path, **secrets)
+    code, values, said = _own_process("--dir", tmp_path, WANDB_MODE="", **secrets)
     assert code == 0, said
     assert values["format"] == "ibnorm doctor"
     assert values["exit_code"] == 0

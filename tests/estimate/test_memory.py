@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.estimate_published import gpt
 from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.estimate.activations import Activations
 from ibnorm_megatron.estimate.memory import memory, memory_of_stage
 from ibnorm_megatron.estimate.states import States
-from ibnorm_megatron.model.config import ModelConfig
 from ibnorm_megatron.parallel.config import Layout
 from ibnorm_megatron.train.config import TrainConfig
 
@@ -23,21 +23,8 @@ from ..distributed import command
 SHAPES = {"22B": (48, 6144, 64), "175B": (96, 12288, 96), "530B": (105, 20480, 128), "1T": (128, 25600, 160)}
 
 
-def gpt(layers: int, hidden: int, heads: int, *, train: dict[str, Any] | None = None, **layout: Any) -> Config:
-    """A GPT of the papers: dropout, GELU, LayerNorm, 2,048 tokens, a vocabulary of 51,200."""
-    model = ModelConfig(
-        num_layers=layers,
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        ffn_hidden_size=4 * hidden,
-        vocab_size=51200,
-        max_sequence_length=2048,
-        position_embedding="learned",
-        activation="gelu",
-        tie_embeddings=True,
-        norm="layernorm",  # type: ignore[arg-type]
-        dropout=0.1,
-    )
+def config_of(layers: int, hidden: int, heads: int, *, train: dict[str, Any] | None = None, **layout: Any) -> Config:
+    """A GPT of the papers, with dropout."""
     given = {
         "steps": 1,
         "sequence_length": 2048,
@@ -46,7 +33,11 @@ def gpt(layers: int, hidden: int, heads: int, *, train: dict[str, Any] | None = 
         "precision": "bf16",
         "lr": 1e-4,
     }
-    return Config(model=model, parallel=Layout(**layout), train=TrainConfig(**{**given, **(train or {})}))
+    return Config(
+        model=gpt(layers, hidden, heads, dropout=0.1),
+        parallel=Layout(**layout),
+        train=TrainConfig(**{**given, **(train or {})}),
+    )
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -55,14 +46,16 @@ def test_a_layers_activations_are_those_of_korthikanti(name: str) -> None:
     34 s b h / t with sequence parallelism; 2 s b h where a layer is computed again."""
     layers, hidden, heads = SHAPES[name]
     sbh, tensor = 2048 * hidden, 8
-    plain = Activations(gpt(layers, hidden, heads, tensor=tensor), tensor, 0, "gpu")
+    plain = Activations(config_of(layers, hidden, heads, tensor=tensor), tensor, 0, "gpu")
     assert plain.layers[0].kept == pytest.approx(sbh * (10 + 24 / tensor), rel=0.005)
-    sequence = Activations(gpt(layers, hidden, heads, tensor=tensor, sequence=True), tensor, 0, "gpu")
+    sequence = Activations(config_of(layers, hidden, heads, tensor=tensor, sequence=True), tensor, 0, "gpu")
     assert sequence.layers[0].kept == pytest.approx(34 * sbh / tensor, rel=0.005)
-    full = Activations(gpt(layers, hidden, heads, tensor=tensor, recompute="full"), tensor, 0, "gpu")
+    full = Activations(config_of(layers, hidden, heads, tensor=tensor, recompute="full"), tensor, 0, "gpu")
     assert full.kept == layers * 2 * sbh
     # Their stages hold activations of as many micro-batches as there are stages behind them, and the first of the most.
-    staged = gpt(layers, hidden, heads, tensor=tensor, sequence=True, pipeline=layers // 3 if layers % 8 else 8, zero_stage=2)
+    staged = config_of(
+        layers, hidden, heads, tensor=tensor, sequence=True, pipeline=layers // 3 if layers % 8 else 8, zero_stage=2
+    )
     stages = staged.parallel.pipeline
     first = Activations(staged, tensor * stages, 0, "gpu")
     assert first.in_flight * first.kept == pytest.approx(34 * sbh * layers / tensor, rel=0.005)
@@ -71,14 +64,14 @@ def test_a_layers_activations_are_those_of_korthikanti(name: str) -> None:
 def test_model_states_are_those_of_the_zero_paper() -> None:
     """Rajbhandari et al., arXiv 1910.02054, figure 1: a 7.5B model on 64 GPUs, 120, 31.4, 16.6 and 1.9 GB."""
     for stage, published in ((1, 31.4), (2, 16.6), (3, 1.9)):
-        config = gpt(36, 4096, 32, zero_stage=stage, deepspeed={"zero_optimization": {"contiguous_gradients": False}})
+        config = config_of(36, 4096, 32, zero_stage=stage, deepspeed={"zero_optimization": {"contiguous_gradients": False}})
         states = States(config, 64, 0, "gpu")
         gradients = states.grown(states.elements) if stage == 1 else states.partition + states.gradients
         if stage == 2:
             gradients = states.element * states.share
         held = states.weights + states.masters + states.moments + gradients
         assert held / states.elements * 7.5 == pytest.approx(published, rel=0.02)
-    whole = States(gpt(36, 4096, 32, train={"precision": "fp32"}, zero_stage=0), 64, 0, "gpu")
+    whole = States(config_of(36, 4096, 32, train={"precision": "fp32"}, zero_stage=0), 64, 0, "gpu")
     assert whole.weights + whole.moments + whole.grown(whole.elements) == 16 * whole.elements
 
 
