@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class UnderNorm:
+    """What a config takes with certain norms: memory, and time where that is estimated."""
+
+    memory: Memory
+    speed: Speed | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"memory": self.memory.to_dict(), "speed": self.speed and self.speed.to_dict()}
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Everything that was found.
 
@@ -29,6 +41,7 @@ class Estimate:
         world_size: processes.
         memory: of the rank that holds the most.
         recomputed: the same under each kind of recomputation.
+        norms: both with the config's own norms, which come first, and with others, by their labels.
         cluster: the GPUs; None for a CPU.
         speed: of a step; None for a CPU.
         room: bytes of a GPU; None for a CPU.
@@ -41,6 +54,7 @@ class Estimate:
     world_size: int
     memory: Memory
     recomputed: dict[Recompute, Memory]
+    norms: dict[str, UnderNorm]
     cluster: Cluster | None
     speed: Speed | None
     room: int | None
@@ -63,6 +77,7 @@ class Estimate:
             "parameters": sum(self.config.model.num_params().values()),
             "memory": self.memory.to_dict(),
             "memory_by_recompute": {name: found.to_dict() for name, found in self.recomputed.items()},
+            "norms": {label: found.to_dict() for label, found in self.norms.items()},
             "gpu": None
             if cluster is None
             else {
@@ -84,6 +99,7 @@ class Estimate:
         """To print; of proposals so many at most."""
         yield self._memory()
         yield self._recomputed()
+        yield self._norms()
         if self.speed is not None:
             yield self._speed(self.speed)
         if self.proposals is not None and self.cluster is not None:
@@ -91,7 +107,7 @@ class Estimate:
 
     def _memory(self) -> Table:
         layout = self.config.parallel
-        ranks = f"{self.world_size} x {self.cluster.gpu.name}" if self.cluster else f"{self.world_size} CPU processes"
+        ranks = f"{self.world_size} x {self.cluster.gpu.name}" if self.cluster else f"{self.world_size} on CPUs"
         where = f"stage {self.memory.stage} of {layout.pipeline}, " if layout.pipeline > 1 else ""
         unit, shown = self._unit()
         table = new_table(f"memory of a rank, {ranks}", "what", unit, "share")
@@ -124,6 +140,22 @@ class Estimate:
             own = " (the config's)" if name == self.config.parallel.recompute else ""
             table.add_row(f"{name}{own}", shown(found.peak), shown(found.activations), shown(found.norms))
         table.caption = "activations as a forward pass leaves them"
+        return table
+
+    def _norms(self) -> Table:
+        unit, shown = self._unit()
+        own, timed = next(iter(self.norms)), self.speed is not None
+        timed_heads = ("norms, s a step", "share of step") if timed else ()
+        heads = (f"tensors in all, {unit}", "activations", "of norms, MiB", *timed_heads)  # they differ by bytes a row
+        table = new_table("norm by norm", "model.norm", *heads)
+        for label, found in self.norms.items():
+            held = found.memory
+            row = [f"{label}{' (own)' if label == own else ''}"]
+            row += [shown(held.peak), shown(held.activations), f"{held.norms / 2**20:,.2f}"]
+            if found.speed is not None:
+                row += [f"{found.speed.norms:.3f}", f"{100 * found.speed.norms / found.speed.step:.1f} %"]
+            table.add_row(*row)
+        table.caption = "each at all places of the config's own"
         return table
 
     def _speed(self, found: Speed) -> Table:

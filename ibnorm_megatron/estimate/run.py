@@ -11,8 +11,11 @@ from ..train.gpus import GPUS
 from .activations import Device
 from .layouts import proposals
 from .memory import RESERVE, memory
-from .report import Estimate, recomputed
+from .report import Estimate, UnderNorm, recomputed
 from .speed import EFFICIENCY, Cluster, speed
+
+#: Norms that are set beside the config's own, each at all of its places.
+COMPARED = ("layernorm", "rmsnorm", "ibnorm_log", "ibnorm_tanh")
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def estimate(path: str, overrides: Sequence[str], options: Options) -> Estimate:
     world = options.gpus or config.parallel.model_parallel
     if options.device == "cpu":
         raise_if_any(problems_between(config, world))
-        found = memory(config, world, "cpu")
-        return Estimate(config, world, found, recomputed(config, world, None), None, None, None, 0)
+        found, norms = memory(config, world, "cpu"), under_norms(path, overrides, config, world, None)
+        return Estimate(config, world, found, recomputed(config, world, None), norms, None, None, None, 0)
     gpu = GPUS[options.gpu]
     cluster = Cluster(gpu, options.per_node, options.efficiency, options.network and options.network * 1e9)
     room = gpu.memory if options.memory is None else int(options.memory * 2**30)
@@ -93,6 +96,7 @@ def estimate(path: str, overrides: Sequence[str], options: Options) -> Estimate:
         world_size=world,
         memory=memory(shown, world),
         recomputed=recomputed(shown, world, cluster),
+        norms=under_norms(path, overrides, shown, world, cluster),
         cluster=cluster,
         speed=speed(shown, world, cluster),
         room=room,
@@ -105,6 +109,22 @@ def estimate(path: str, overrides: Sequence[str], options: Options) -> Estimate:
 def replace_layout(config: Config, other: Config) -> Config:
     """A config with another's layout and micro-batch."""
     return config.model_copy(update={"parallel": other.parallel, "train": other.train})
+
+
+def under_norms(
+    path: str, overrides: Sequence[str], shown: Config, world: int, cluster: Cluster | None
+) -> dict[str, UnderNorm]:
+    """A config with its own norms, and with each of :data:`COMPARED` at all of their places, in the layout of ``shown``."""
+    configs = {shown.model.norm_label(): shown}
+    for name in COMPARED:
+        other, problems = parse_config(path, [*overrides, f"model.norm={name}"])
+        if other is not None and not problems:
+            configs.setdefault(other.model.norm_label(), replace_layout(other, shown))
+    device: Device = "cpu" if cluster is None else "gpu"
+    return {
+        label: UnderNorm(memory(config, world, device), None if cluster is None else speed(config, world, cluster))
+        for label, config in configs.items()
+    }
 
 
 def _across_nodes(config: Config, world: int, cluster: Cluster) -> Iterator[Problem]:

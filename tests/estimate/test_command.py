@@ -51,6 +51,20 @@ def test_a_layout_that_does_not_suit_so_many_is_said_and_another_estimated(
     assert "the config's own layout cannot run on 8" in capsys.readouterr().out
 
 
+def test_norms_are_set_beside_one_another(tmp_path: Path) -> None:
+    found = _estimated(CONFIG, "model.norm={default: layernorm, final: rmsnorm}", out=tmp_path / "e.json")["norms"]
+    assert isinstance(found, dict)
+    assert list(found)[1:] == ["layernorm", "rmsnorm", "ibnorm_log", "ibnorm_tanh"]
+    held = [one["memory"]["norms"] for one in found.values()]
+    rows, sites = (
+        2 * 2048 // 2,
+        65,
+    )  # two sequences a micro-batch, whose tokens two tensor ranks share; two a layer, and the last
+    kept = {"rmsnorm": 4, "layernorm": 8, "ibnorm_log": 12, "ibnorm_tanh": 12}  # float32 numbers of a row
+    assert held == [rows * (sites * 8192 + 64 * 8 + 4), *(rows * sites * (8192 + kept[name]) for name in list(found)[1:])]
+    assert all(one["speed"]["norms"] > 0 for one in found.values())
+
+
 def test_a_cpu_gets_memory_and_no_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = ROOT / "configs" / "tiny_llama.yaml"
     found = _estimated(tiny, "--device", "cpu", out=tmp_path / "e.json")
