@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from ibnorm_megatron.train.run_folder import RunFolder
 
 from ..distributed import run_ranks
-from .conftest import arguments, losses, needs_programs
+from .conftest import FEW, Shared, arguments, losses, needs_programs
 from .hosts import NODES, Hosts, Program, wait_until
 from .ssh import ssh_servers
 
@@ -31,29 +32,34 @@ def _said(programs: list[Program]) -> str:
 
 
 def test_torchrun_on_two_hosts_gives_the_curve_of_one(
-    hosts: Hosts, prepared: Path, tmp_path: Path, one_host: dict[int, float]
+    hosts: Hosts, shared: Shared, tmp_path: Path, one_host: dict[int, float]
 ) -> None:
-    run, meeting = tmp_path / "run", {"NNODES": "2", "NPROC_PER_NODE": "2", "MASTER_ADDR": "node1"}
-    words = ["bash", *_run(prepared, run, f"log.wandb_project={AWKWARD}")]
-    late = hosts.start("node2", *words, log=tmp_path / "node2.log", **meeting)
+    """By the lines of docs/cluster.md."""
+    setup, _, start = shared.lines("Two hosts, torchrun")
+    words = ["bash", "-ec", f"{setup}{start.rstrip()} {shlex.join([*FEW, f'log.wandb_project={AWKWARD}'])}"]
+    late = hosts.start("node2", *words, log=tmp_path / "node2.log")
     time.sleep(1.5)  # the host at which they meet comes last
-    programs = [hosts.start("node1", *words, log=tmp_path / "node1.log", **meeting), late]
+    programs = [hosts.start("node1", *words, log=tmp_path / "node1.log"), late]
     assert [program.code(420) for program in programs] == [0, 0], _said(programs)
+    run = shared.folder / "runs" / "two-hosts"
     assert losses(run) == one_host
     assert yaml.safe_load((run / "config.yaml").read_text())["log"]["wandb_project"] == AWKWARD
 
 
 @pytest.mark.parametrize("launcher", ["openssh", "pdsh"])
 def test_deepspeed_on_two_hosts_gives_the_curve_of_one(
-    launcher: str, hosts: Hosts, prepared: Path, tmp_path: Path, one_host: dict[int, float]
+    launcher: str, hosts: Hosts, shared: Shared, tmp_path: Path, one_host: dict[int, float]
 ) -> None:
+    """By the lines of docs/cluster.md."""
     needs_programs("sshd", "ssh", package="openssh-server openssh-client")
     needs_programs(*["pdsh"][: launcher == "pdsh"], package="pdsh")
-    run, hostfile = tmp_path / "run", tmp_path / "hosts"
-    hostfile.write_text("# two of them\n" + "".join(f"{node} slots=2\n" for node in NODES))
-    words = ["bash", "launch/deepspeed.sh", *arguments(prepared, run, f"log.wandb_project={AWKWARD}")]
-    given = {"HOSTFILE": str(hostfile), "LAUNCHER": launcher, "WANDB_API_KEY": "a-key-of-nobody", "HOME": str(tmp_path)}
+    setup = shared.lines("Two hosts, torchrun")[0]
+    (start,) = shared.lines("Two hosts, DeepSpeed")
+    run = tmp_path / "run"
+    overrides = shlex.join([*FEW, f"run.dir={run}", f"log.wandb_project={AWKWARD}"])
+    given = {"LAUNCHER": launcher, "WANDB_API_KEY": "a-key-of-nobody", "HOME": str(tmp_path)}
     with ssh_servers(hosts, tmp_path / "ssh"):
+        words = ["bash", "-ec", f"{setup}{start.rstrip()} {overrides}"]
         program = hosts.start("node1", *words, log=tmp_path / "deepspeed.log", **given)
         assert program.code(420) == 0, program.said[-8000:]
     assert losses(run) == one_host
