@@ -62,7 +62,7 @@ class Image:
         """
         base = self._folder / "base"
         base.mkdir(parents=True)
-        _run("debootstrap", "--variant=minbase", "bookworm", base / "root", "http://deb.debian.org/debian")
+        _run("debootstrap", "--variant=minbase", "bookworm", base / "root")
         (base / "Dockerfile").write_text("FROM scratch\nADD root /\n")
         _run(*self._buildah, "build", "--isolation", "chroot", "--tag", "localhost/base", base)
         shutil.rmtree(base / "root")
@@ -100,8 +100,7 @@ class Image:
             settings["global"]["cache-dir"] = "/tmp/pip/cache"  # noqa: S108
         with open(self._folder / "pip.conf", "w") as file:
             settings.write(file)
-        # No other index is asked for torch: where pip finds it here is among these settings.
-        return [*options, "--build-arg", "TORCH_INDEX=", "--secret", f"id=pip,src={self._folder / 'pip.conf'}"]
+        return [*options, "--secret", f"id=pip,src={self._folder / 'pip.conf'}"]
 
     def config(self) -> str:
         """What the image says of itself, as JSON."""

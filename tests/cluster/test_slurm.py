@@ -13,6 +13,7 @@ from ibnorm_megatron.train.run_folder import RunFolder
 from ..conftest import VOCABULARY
 from ..distributed import ROOT
 from ..lab.running import loaded, write_study
+from ..train.tiny import curve
 from .slurm import Slurm, missing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
@@ -46,10 +47,6 @@ def _steps(run: Path) -> int:
     return metrics.read_text().count('"loss"') if metrics.is_file() else 0
 
 
-def _curve(run: Path) -> dict[int, tuple[float, float]]:
-    return {r["step"]: (r["loss"], r["grad_norm"]) for r in RunFolder(run).read_metrics() if "loss" in r}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(slurm: Slurm, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on both nodes that nobody interrupts."""
@@ -64,7 +61,7 @@ def undisturbed(slurm: Slurm, prepared: Path, tmp_path_factory: pytest.TempPathF
 def test_a_job_trains_one_run_on_two_nodes(undisturbed: Path) -> None:
     assert RunFolder(undisturbed).read_summary()["status"] == "complete"
     assert RunFolder(undisturbed).read_card()["layout"]["world_size"] == 2
-    assert len(_curve(undisturbed)) == STEPS
+    assert len(curve(undisturbed)) == STEPS
 
 
 def test_a_job_whose_time_is_up_and_that_is_preempted_goes_on_until_it_is_complete(
@@ -90,7 +87,7 @@ def test_a_job_whose_time_is_up_and_that_is_preempted_goes_on_until_it_is_comple
 
     ended = slurm.ended(job, 400)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "2"), out.read_text()
-    assert _curve(run) == _curve(undisturbed)
+    assert curve(run) == curve(undisturbed)
     assert [one["step"] for one in RunFolder(run).read_card()["resumed"]] != [0, 0]
     assert RunFolder(run).read_summary()["val_loss"] == RunFolder(undisturbed).read_summary()["val_loss"]
     assert "Traceback" not in out.read_text()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .analysis_rows import ANALYSIS
 from .branch_rows import BRANCH
 from .checkpoint_rows import CHECKPOINT
-from .command_rows import COMMANDS, COMPARE, PREPARE
+from .command_rows import COMMANDS, PREPARE
+from .comparing_rows import COMPARE
 from .config_rows import CONFIG
 from .data_rows import DATA
 from .environment_rows import ENVIRONMENT

@@ -18,6 +18,7 @@ from ibnorm_megatron.train.run_folder import RunFolder
 from ..conftest import VOCABULARY
 from ..distributed import ROOT, environment
 from ..workers.ranks import ranks
+from .tiny import curve
 
 pytestmark = pytest.mark.slow
 
@@ -58,10 +59,6 @@ def _resumed(run: Path) -> list[dict[str, int]]:
     return RunFolder(run).read_card().get("resumed", []) if (run / "run_card.json").is_file() else []
 
 
-def _curve(run: Path) -> dict[int, tuple[float, float]]:
-    return {r["step"]: (r["loss"], r["grad_norm"]) for r in RunFolder(run).read_metrics() if "loss" in r}
-
-
 def test_a_run_whose_ranks_are_killed_completes_by_itself(tmp_path: Path, prepared: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     steps = "train.steps=200"
@@ -75,7 +72,7 @@ def test_a_run_whose_ranks_are_killed_completes_by_itself(tmp_path: Path, prepar
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error[-4000:]
     assert len(_resumed(killed)) == 2
-    assert _curve(killed) == _curve(whole)
+    assert curve(killed) == curve(whole)
     assert RunFolder(killed).read_summary()["val_loss"] == RunFolder(whole).read_summary()["val_loss"]
     assert "Traceback" not in error + out, error
     assert "is gone (host" in error

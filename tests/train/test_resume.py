@@ -14,6 +14,7 @@ from ibnorm_megatron.train.run_folder import RunFolder
 from ..conftest import VOCABULARY
 from ..distributed import run_ranks
 from ..workers.ranks import ranks
+from .tiny import curve
 
 pytestmark = pytest.mark.slow
 
@@ -59,10 +60,6 @@ def _train(tmp_path: Path, processes: int, cases: list[dict[str, Any]]) -> None:
     run_ranks(processes, "tests.workers.resume", tmp_path / "cases.json", timeout=900)
 
 
-def _curve(run: Path) -> dict[int, tuple[float, float]]:
-    return {r["step"]: (r["loss"], r["grad_norm"]) for r in RunFolder(run).read_metrics() if "loss" in r}
-
-
 @pytest.mark.parametrize("processes", SAME)
 def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, prepared: Path, processes: int) -> None:
     """Losses, gradient norms, weights, moments and random numbers: the files of the last checkpoints are equal bytes."""
@@ -76,8 +73,8 @@ def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, prepared: Path, pro
     for name in SAME[processes]:
         whole, again = tmp_path / f"{name} whole", tmp_path / f"{name} again"
         assert RunFolder(again).read_card()["resumed"][0]["step"] == 3, name
-        assert _curve(again) == _curve(whole), name
-        assert len(_curve(again)) == 6
+        assert curve(again) == curve(whole), name
+        assert len(curve(again)) == 6
         assert RunFolder(again).read_summary()["val_loss"] == RunFolder(whole).read_summary()["val_loss"], name
         ends = [read_record(run / "checkpoints" / "step-00000006") for run in (whole, again)]
         hashes = [{file: record.hash for file, record in end.files.items()} for end in ends]
@@ -149,13 +146,13 @@ def test_every_other_layout_goes_on_up_to_rounding(
     starts = {f"{name} and back": {"from": str(tmp_path / name), "step": 30} for name in back}
     home = [*common, "parallel.zero_stage=1"]
     _train(tmp_path, 1, [_case(prepared, tmp_path / name, home, **start) for name, start in starts.items()])
-    undisturbed = _curve(base)
+    undisturbed = curve(base)
     assert len(undisturbed) == _THEN
     assert undisturbed[_THEN][0] < undisturbed[_FIRST][0] - 0.3, "the run learned nothing"
     for name in (*layouts, *starts):
-        curve = _curve(tmp_path / name)
-        assert len(curve) == _THEN, name
-        worst = max(abs(curve[step][0] - loss) / loss for step, (loss, _) in undisturbed.items())
+        found = curve(tmp_path / name)
+        assert len(found) == _THEN, name
+        worst = max(abs(found[step][0] - loss) / loss for step, (loss, _) in undisturbed.items())
         assert worst < 1e-5, f"{name}: {worst:.1e}"
         ends = [RunFolder(run).read_summary() for run in (tmp_path / name, base)]
         assert ends[0]["tokens"] == ends[1]["tokens"]

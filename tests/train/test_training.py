@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -26,17 +25,7 @@ from ..conftest import VOCABULARY, prepare_folder
 from ..distributed import ROOT, command, environment, python, run_ranks
 from ..workers.forked import Forked
 from ..workers.ranks import ranks
-
-TARGET = "ibnorm_megatron.train"
-
-
-def _arguments(data: Path, run: Path, *overrides: str, config: str = "tiny_llama") -> list[str]:
-    common = [f"data.path={data}", f"run.dir={run}", f"model.vocab_size={VOCABULARY}"]
-    return [f"configs/{config}.yaml", *common, *overrides]
-
-
-def _curve(run: Path) -> dict[int, tuple[float, float]]:
-    return {r["step"]: (r["loss"], r["grad_norm"]) for r in RunFolder(run).read_metrics() if "loss" in r}
+from .tiny import TARGET, arguments, curve
 
 
 @pytest.mark.slow
@@ -48,7 +37,7 @@ def test_learns_real_text(tmp_path: Path, prepared: Path, config: str, norm: str
     run = tmp_path / "run"
     overrides = [f"model.norm={norm}", f"train.precision={precision}", "train.steps=150", "evaluate.interval=75"]
     overrides += ["log.tensorboard=true", "log.wandb=offline", "log.norm_cost=true"]
-    run_ranks(2, TARGET, *_arguments(prepared, run, *overrides, config=config), "parallel.tensor=2")
+    run_ranks(2, TARGET, *arguments(prepared, run, *overrides, config=config), "parallel.tensor=2")
     summary, card = RunFolder(run).read_summary(), RunFolder(run).read_card()
     assert summary["val_loss"] < summary["unigram_entropy"] - 0.5
     assert summary["status"] == "complete"
@@ -130,9 +119,9 @@ def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
 ) -> None:
     common = ["model.norm=ibnorm_log", "train.steps=30", *overrides]
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    run_ranks(processes, TARGET, *_arguments(prepared, whole, *common))
+    run_ranks(processes, TARGET, *arguments(prepared, whole, *common))
 
-    given = _arguments(prepared, halved, *common)
+    given = arguments(prepared, halved, *common)
     if signalled == "one rank":  # any one rank's signal stops them all, after the same step
         out = _stop_a_rank(halved, processes, given)
     else:
@@ -142,9 +131,9 @@ def test_stopped_by_sigterm_and_resumed_is_the_same_curve(
     assert stopped["status"] == "stopped"
     assert 5 <= stopped["step"] < 30
 
-    run_ranks(processes, TARGET, *_arguments(prepared, halved, *common))
+    run_ranks(processes, TARGET, *arguments(prepared, halved, *common))
     assert RunFolder(halved).read_summary()["status"] == "complete"
-    assert _curve(halved) == _curve(whole)
+    assert curve(halved) == curve(whole)
     assert RunFolder(halved).read_summary()["val_loss"] == RunFolder(whole).read_summary()["val_loss"]
     (resumed,) = RunFolder(halved).read_card()["resumed"]
     assert resumed["step"] == stopped["step"]
@@ -160,8 +149,8 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     """A kill between checkpoints, with a half-written draft left behind: the same command gives the undisturbed curve."""
     common = ["model.norm=ibnorm_log", "train.steps=30", "checkpoint.interval=10"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_ranks(1, TARGET, *_arguments(prepared, whole, *common))
-    target = [TARGET, *_arguments(prepared, killed, *common)]
+    run_ranks(1, TARGET, *arguments(prepared, whole, *common))
+    target = [TARGET, *arguments(prepared, killed, *common)]
     process = Forked(TARGET, target[1:], tmp_path / "said", environment())
     _wait_for_steps(killed, 14, lambda: process.alive)
     process.signal(signal.SIGSTOP)
@@ -196,7 +185,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
 
     done = python(*target)
     assert done.returncode == 0, done.stderr
-    assert _curve(killed) == _curve(whole)
+    assert curve(killed) == curve(whole)
     assert not draft.exists()
     assert len(list(killed.glob("metrics.superseded-*.jsonl"))) <= 1
     steps = {"step", "tokens", "loss", "status", "norm", "val_loss", "val_bits_per_byte", "val_tokens"}
@@ -216,7 +205,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     assert (back.returncode, "nothing to do" in back.stdout) == (0, False), back.stderr
     assert folder.latest_checkpoint() == last
     assert list(folder.checkpoints.glob(f"superseded-{last}-*"))
-    assert _curve(killed) == _curve(whole)
+    assert curve(killed) == curve(whole)
     # Killed between the last checkpoint and the summary: it is written from the records, complete.
     (killed / "summary.json").unlink()
     done = python(*target)
@@ -234,7 +223,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_loses_no_record(tmp_path: 
     assert done.returncode == 0, done.stderr
     assert f"warning: the checkpoint file is {path}: its bytes are not those that were written" in done.stderr
     assert "warning: going on from step-00000020" in done.stderr
-    assert _curve(killed) == _curve(whole)
+    assert curve(killed) == curve(whole)
     assert (killed / "checkpoints" / "damaged-step-00000030-1" / path.name).read_bytes() == flipped
     assert (newest / path.name).read_bytes() == (whole / "checkpoints" / newest.name / path.name).read_bytes()
 
@@ -249,17 +238,17 @@ def test_both_launchers_start_the_same_run(tmp_path: Path, prepared: Path) -> No
         "ibnorm": ["ibnorm", "train"],
     }
     for name, launcher in launchers.items():
-        done = command(*launcher, *_arguments(prepared, runs[name], *common))
+        done = command(*launcher, *arguments(prepared, runs[name], *common))
         assert done.returncode == 0, done.stderr[-4000:]
-    assert _curve(runs["torchrun"]) == _curve(runs["deepspeed"]) == _curve(runs["ibnorm"])
-    assert len(_curve(runs["ibnorm"])) == 5
+    assert curve(runs["torchrun"]) == curve(runs["deepspeed"]) == curve(runs["ibnorm"])
+    assert len(curve(runs["ibnorm"])) == 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["train.precision=fp16"], ["parallel.offload_optimizer=true"], ["train.schedule=wsd"]])
 def test_other_ways_to_train_learn_too(tmp_path: Path, prepared: Path, overrides: list[str]) -> None:
     run = tmp_path / "run"
-    run_ranks(1, TARGET, *_arguments(prepared, run, "train.steps=60", "model.norm=ibnorm_log", *overrides))
+    run_ranks(1, TARGET, *arguments(prepared, run, "train.steps=60", "model.norm=ibnorm_log", *overrides))
     summary = RunFolder(run).read_summary()
     assert summary["val_loss"] < summary["unigram_entropy"]
 
@@ -269,7 +258,7 @@ def test_a_run_is_not_resumed_as_another(
     tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, changed = tmp_path / "run", tmp_path / "changed"
-    run_ranks(1, TARGET, *_arguments(prepared, run, "train.steps=2"))
+    run_ranks(1, TARGET, *arguments(prepared, run, "train.steps=2"))
     shutil.copytree(prepared, changed)
     manifest = json.loads((changed / "manifest.json").read_text())
     manifest["corpora"][0]["splits"]["validation"][0]["text_bytes"] += 1
@@ -288,12 +277,12 @@ def test_a_run_is_not_resumed_as_another(
         (1, ["train.steps=2", "data.loss_on_end_of_document=false"], ["data.loss_on_end_of_document is False"]),
     ]:
         monkeypatch.setenv("WORLD_SIZE", str(world))
-        assert main(_arguments(prepared, run, *overrides)) == 2
+        assert main(arguments(prepared, run, *overrides)) == 2
         errors = capsys.readouterr().err
         assert all(text in errors for text in says), errors
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     allowed = ["train.steps=3", f"data.path={changed}", "run.allow=[train.steps, data]"]
-    run_ranks(1, TARGET, *_arguments(prepared, run, *allowed))
+    run_ranks(1, TARGET, *arguments(prepared, run, *allowed))
     assert RunFolder(run).read_summary()["step"] == 3
     assert RunFolder(run).read_card()["resumed"][0]["step"] == 2
 
@@ -306,14 +295,14 @@ def test_weights_and_an_index_cache_of_its_own_train_and_resume(tmp_path: Path, 
     common = [f"data.weights={weights}", "train.steps=8", "checkpoint.interval=3", "data.loss_on_end_of_document=false"]
     common += ["train.global_batch_size=128", "train.micro_batch_size=32"]  # some documents end in so many tokens
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    run_ranks(1, TARGET, *_arguments(prepared, whole, *common))
+    run_ranks(1, TARGET, *arguments(prepared, whole, *common))
     assert RunFolder(whole).read_summary()["tokens"] < 8 * 128 * 64, "ends of documents do not count"
     shutil.copytree(whole, halved)
     (halved / "checkpoints" / "latest").write_text("step-00000006")
     (halved / "summary.json").unlink()
     moved = shutil.copytree(prepared, tmp_path / "moved")
-    run_ranks(1, TARGET, *_arguments(moved, halved, *common, f"data.index_cache={tmp_path / 'cache'}"))
-    assert _curve(halved) == _curve(whole)
+    run_ranks(1, TARGET, *arguments(moved, halved, *common, f"data.index_cache={tmp_path / 'cache'}"))
+    assert curve(halved) == curve(whole)
     assert len(list((tmp_path / "cache").glob("*-train-64"))) == len(names)
 
 
@@ -346,8 +335,8 @@ def test_documents_apart_train_the_same_in_every_layout(tmp_path: Path, text_sou
         ("tp2", 2, [*apart, "parallel.tensor=2", "parallel.sequence=true"]),
         ("cp2", 2, [*apart, "parallel.context=2", "parallel.recompute=full"]),
     ):
-        run_ranks(processes, TARGET, *_arguments(prepared, tmp_path / name, *overrides, config=config))
-        curves[name] = [loss for loss, _ in _curve(tmp_path / name).values()]
+        run_ranks(processes, TARGET, *arguments(prepared, tmp_path / name, *overrides, config=config))
+        curves[name] = [loss for loss, _ in curve(tmp_path / name).values()]
         records = RunFolder(tmp_path / name).read_metrics()
         counted[name] = [record["tokens"] for record in records if "loss" in record]
         curves[name].append(next(record["val_loss"] for record in records if "val_loss" in record))
@@ -356,55 +345,3 @@ def test_documents_apart_train_the_same_in_every_layout(tmp_path: Path, text_sou
     assert curves["joined"] != pytest.approx(curves["one"], rel=1e-4)
     assert counted["one"] == counted["tp2"] == counted["cp2"]
     assert counted["one"][-1] < counted["joined"][-1] == 6 * 4 * 64
-
-
-def test_metrics_keep_every_digit(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    card: dict[str, Any] = {"seed": 1}
-    with folder.claim("train: {}\n"):
-        folder.begin(card, 0)
-        record = {"step": 1, "loss": 6.2342158794403076}
-        folder.append_metrics(record)
-    assert folder.read_metrics() == [record]
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["loss"] == 6.2342158794403076
-
-
-@pytest.mark.slow
-def test_records_every_so_many_steps_are_those_of_every_step(tmp_path: Path, prepared: Path) -> None:
-    """Between two records nothing is read back from the device, and nothing else changes."""
-    curves = []
-    for interval in (1, 4):
-        run = tmp_path / str(interval)
-        overrides = [f"log.interval={interval}", "train.steps=10", "train.precision=fp32", "train.replica_audit=3"]
-        run_ranks(2, TARGET, *_arguments(prepared, run, *overrides))
-        curves.append(_curve(run))
-        assert RunFolder(run).read_summary()["tokens"] == 10 * 8 * 64
-    assert list(curves[1]) == [4, 8, 10]
-    assert all(curves[0][step] == found for step, found in curves[1].items())
-
-
-@pytest.mark.slow
-def test_an_evaluation_is_the_same_in_every_layout(tmp_path: Path, prepared: Path) -> None:
-    """The loss is on the last stage, and each context rank has its tokens' share; every label counts once."""
-    layouts = {
-        "one": (1, ["parallel.zero_stage=0"]),
-        "stages": (2, ["parallel.pipeline=2", "train.micro_batch_size=2"]),
-        "context": (2, ["parallel.context=2", "parallel.zero_stage=3"]),
-        "tensor": (2, ["parallel.tensor=2", "parallel.sequence=true"]),
-    }
-    # Sites whose columns are whole and sharded; at one of them sigma is the unit, so that sigma / lambda is 1 / 2 there.
-    norms = ["model.norm={default: ibnorm_log, final: {kind: ibnorm_tanh, scale: relative, lambda: 2}}"]
-    norms += ["model.norm_placement=sub"]
-    found = {}
-    for name, (processes, overrides) in layouts.items():
-        run = tmp_path / name
-        given = ["train.steps=2", "train.precision=fp32", "evaluate.batches=2", "log.norm_cost=true", *norms, *overrides]
-        run_ranks(processes, TARGET, *_arguments(prepared, run, *given))
-        found[name] = RunFolder(run).read_summary()
-        assert found[name]["norm_seconds"] > 0
-    for summary in found.values():
-        assert summary["val_tokens"] == found["one"]["val_tokens"] == 2 * 8 * 64
-        for value in ("loss", "val_loss", "val_bits_per_byte"):
-            assert summary[value] == pytest.approx(found["one"][value], rel=1e-6)
-        assert summary["sigma_over_lambda"] == pytest.approx(found["one"]["sigma_over_lambda"], rel=1e-5)
-    assert found["one"]["sigma_over_lambda"] > 0
