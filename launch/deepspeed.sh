@@ -9,7 +9,7 @@
 #   NPROC_PER_NODE   ranks on this machine, without a hostfile: as many as it has GPUs, or 1
 #   MASTER_ADDR      the hostfile's first host
 #   MASTER_PORT      29500
-#   SSH_OPTIONS      more options for ssh, such as "-p 2222"
+#   SSH_OPTIONS      options for ssh that go before ours, such as "-p 2222"
 #
 # Hosts need this folder, the Python in use and the run's folders under the same paths, and ssh without a password. Variables
 # that begin with NCCL_, GLOO_, TORCH_, CUDA_, OMP_, IBNORM_ or HF_ go along. Keys and tokens do not: they would show in lists
@@ -74,7 +74,7 @@ openssh)
         words=(deepspeed --hostfile "$HOSTFILE" --no_ssh --node_rank "$rank" --master_addr "$master" --master_port "$port" "${run[@]}" "$@")
         # The remote shell reads one text: every word of it is quoted.
         text=$(printf '%q ' bash -c "$remote" deepspeed "$PWD" "${variables[@]}" "${words[@]}")
-        ssh "${keep[@]}" "${more[@]}" "${hosts[$rank]}" "$text" <"$folder/open" 9>&- &
+        ssh "${more[@]}" "${keep[@]}" "${hosts[$rank]}" "$text" <"$folder/open" 9>&- &
         pids+=($!)
     done
     rm -r "$folder"
@@ -95,7 +95,7 @@ pdsh)
         echo "error: LAUNCHER is pdsh: there is no such program; install pdsh, or set LAUNCHER=openssh." >&2
         exit 2
     fi
-    export PDSH_SSH_ARGS_APPEND="${keep[*]} ${SSH_OPTIONS:-}"
+    export PDSH_SSH_ARGS_APPEND="${SSH_OPTIONS:-} ${keep[*]}"
     # DeepSpeed hands words to a remote shell through pdsh, and quotes those with spaces only; pdsh itself reads %. A word with
     # anything else in it than letters, digits and a few signs is written so that it has no other meaning to either.
     words=()

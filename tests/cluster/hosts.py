@@ -127,6 +127,14 @@ class Hosts:
         done = subprocess.run(["ip", "netns", "pids", self._names[node]], capture_output=True, text=True, check=False)
         return [int(word) for word in done.stdout.split()]
 
+    def ours(self, node: str) -> list[str]:
+        """The command lines of this project's processes on a host: launchers and ranks, and no ssh servers."""
+        lines = []
+        for pid in self.processes(node):
+            with suppress(OSError):  # it has ended meanwhile
+                lines.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        return [line for line in lines if "ibnorm_megatron" in line]
+
     def down(self) -> None:
         """Remove all of it, with the processes that are still there."""
         for node, name in self._names.items():

@@ -99,6 +99,38 @@ def test_a_host_that_is_cut_off_ends_and_the_other_goes_on_alone(hosts: Hosts, p
         assert found[step] == pytest.approx(loss, rel=1e-5 if step > going_on["step"] else 0), step
 
 
+def test_a_host_that_is_cut_off_from_deepspeeds_launcher_ends_too(hosts: Hosts, prepared: Path, tmp_path: Path) -> None:
+    needs_programs("sshd", "ssh", package="openssh-server openssh-client")
+    run, hostfile = tmp_path / "run", tmp_path / "hosts"
+    hostfile.write_text("".join(f"{node} slots=1\n" for node in NODES))
+    endless = [
+        "train.steps=100000",
+        "checkpoint.interval=5",
+        "parallel.tensor=1",
+        "parallel.sequence=false",
+        "run.dead_after=8",
+    ]
+    given = {
+        "HOSTFILE": str(hostfile),
+        "LAUNCHER": "openssh",
+        "SSH_OPTIONS": "-o ServerAliveInterval=3 -o ServerAliveCountMax=2",
+    }
+    with ssh_servers(hosts, tmp_path / "ssh"):
+        words = ["bash", "launch/deepspeed.sh", *arguments(prepared, run, *endless)]
+        program = hosts.start("node1", *words, log=tmp_path / "deepspeed.log", **given)
+        wait_until(lambda: (run / "metrics.jsonl").is_file() and max(losses(run), default=0) >= 12, 300, [program])
+        assert hosts.ours("node2"), program.said
+        hosts.cut_off("node2")
+        cut = time.monotonic()
+        assert program.code(120) == 1, program.said[-8000:]
+        launcher = time.monotonic() - cut
+        wait_until(lambda: not hosts.ours("node2"), 120)
+        print(f"cut off: the launcher has ended after {launcher:.0f} s, the isolated host after {time.monotonic() - cut:.0f} s")
+    assert not hosts.ours("node1")
+    assert "is gone (host node2" in program.said
+    assert RunFolder(run).latest_checkpoint() is not None
+
+
 def test_a_stop_of_one_host_saves_and_ends_on_both(hosts: Hosts, prepared: Path, tmp_path: Path) -> None:
     run, meeting = tmp_path / "run", {"NNODES": "2", "NPROC_PER_NODE": "1", "MASTER_ADDR": "node1"}
     words = ["bash", *_run(prepared, run, "train.steps=100000", "parallel.tensor=1", "checkpoint.interval=0")]

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from ibnorm_megatron.config import load_config
 from ibnorm_megatron.train.callbacks.wandb_records import flat
 from ibnorm_megatron.train.config import LogConfig
 from ibnorm_megatron.train.run_folder import RunFolder
 from ibnorm_megatron.train.wandb_mode import wandb_mode
 
 from ..conftest import VOCABULARY
-from ..distributed import BIN, command, environment
+from ..distributed import BIN, ROOT, command, environment
 from ..wandb_server import KEY, WandbServer, wandb_server
 from ..workers.forked import Forked
 
@@ -253,6 +254,12 @@ def test_wandb_that_fails_ends_no_run(tmp_path: Path, prepared: Path, plant: str
     assert code == 0, said
     assert said.count("warning: wandb: ") == 1, said
     assert RunFolder(run).read_summary()["status"] == "complete"
+
+
+def test_it_is_auto_but_for_first_tries() -> None:
+    said = {path.stem: load_config(path).log.wandb for path in (ROOT / "configs").glob("*.yaml")}
+    assert {name for name, wandb in said.items() if wandb == "off"} == {"tiny_llama", "tiny_gpt2", "quickstart"}
+    assert set(said.values()) == {"auto", "off"}
 
 
 @pytest.mark.parametrize(
