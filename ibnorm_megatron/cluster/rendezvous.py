@@ -11,10 +11,10 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
+from ..devices import has_gpu_driver
 from ..errors import Problem, raise_if_any
 
 DEFAULT_PORT = 29500
@@ -196,7 +196,7 @@ def answers(name: str, port: int, seconds: float = 2.0) -> bool:
 
 def visible_gpus() -> int:
     """How many GPUs this host's ranks can use, by torch where there is a driver; 0 on a host without one."""
-    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")):
+    if not has_gpu_driver():
         return 0
     import torch
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..devices import has_gpu_driver
 from ..files import for_json
 from ..printing import printable
 from ..redaction import HIDDEN, hide_secrets, is_secret
-from ..train.environment import has_gpu_driver
 from . import compilers, libraries, network, storage, system
 from .finding import Finding, guarded, ok
 from .torch_side import Probe

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config
+from ..devices import has_gpu_driver
 from ..errors import Problem, UserError
 from .wandb_mode import has_key, key_files, wandb_host
 
@@ -111,11 +112,6 @@ def _ranks(environ: Mapping[str, str], config: Config, world_size: int) -> Itera
     if "MASTER_ADDR" not in environ and "RANK" in environ and number["WORLD_SIZE"] > 1:
         why = f"{number['WORLD_SIZE']} processes have to meet somewhere"
         yield Problem("MASTER_ADDR", "missing", why, _RELAUNCH)
-
-
-def has_gpu_driver() -> bool:
-    """Whether torch is worth asking: without a driver's device file it has no GPU, and takes seconds to say so."""
-    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
 
 
 def _gpus() -> int:

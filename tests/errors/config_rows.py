@@ -65,14 +65,14 @@ CONFIG: tuple[Row, ...] = (
     Row(
         "a key that is no name",
         "ibnorm train tiny.yaml",
-        ("the config file is tiny.yaml: it is not valid YAML: a key is not a name, in line 25; mend it there.",),
+        ("the config file is tiny.yaml: it is not valid YAML: a key is not a name, in line 28; mend it there.",),
         before=grown("evaluate: {[1, 2]: 3}"),
     ),
     Row(
         "an object of Python's",
         "ibnorm train tiny.yaml",
         (
-            "the config file is tiny.yaml: it is not valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system', in line 25; mend it there.",
+            "the config file is tiny.yaml: it is not valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system', in line 28; mend it there.",
         ),
         before=grown("plugins: !!python/object/apply:os.system [reboot]"),
     ),
@@ -85,8 +85,8 @@ CONFIG: tuple[Row, ...] = (
     Row(
         "a value that holds itself",
         "ibnorm train tiny.yaml",
-        ("the config file is tiny.yaml: it is not valid YAML: it holds itself, in line 25; mend it there.",),
-        before=grown("log: &log {console: *log}"),
+        ("the config file is tiny.yaml: it is not valid YAML: it holds itself, in line 28; mend it there.",),
+        before=grown("guard: &guard {spikes: *guard}"),
     ),
     Row(
         "a number of more than 64 bits",
