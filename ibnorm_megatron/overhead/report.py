@@ -126,7 +126,8 @@ class Report:
         yield "saved: by formula x and statistics; measured, what autograd keeps for norms; alone, what nothing else keeps too"
         yield "operations: PyTorch's, in all norms of a step; a fused kernel is one"
         yield "share: of a step's time, forward + backward, under the profiler, which slows many small operations most"
-        yield f"step: median of {rounds}, {self.machine.clock}; on {self.machine.device}, {self.machine.threads} threads"
+        threads = f"{self.machine.threads} thread{'' if self.machine.threads == 1 else 's'}"
+        yield f"step: median of {rounds}, {self.machine.clock}; on {self.machine.device}, {threads}"
         yield f"to {first.norm}: median and quartiles of the ratio within a round, in which every model takes one step"
         if any(row.formula.flops is None or row.formula.bytes_moved is None for row in self.rows):
             yield "-: a norm that does not say what it costs"
