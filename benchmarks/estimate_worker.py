@@ -6,16 +6,14 @@ Whoever forks a process to call :func:`work` imports this module before, with al
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ibnorm_megatron.config import Config, load_config
-from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
-from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.config import Config
+from ibnorm_megatron.parallel.groups import Groups
 from ibnorm_megatron.train.guard import Guard
 from ibnorm_megatron.train.run import build_engine
 from ibnorm_megatron.train.step import TrainStep
@@ -23,7 +21,7 @@ from ibnorm_megatron.train.traffic import SPEAKERS
 from ibnorm_megatron.verify import warm  # noqa: F401 (what the engine imports late, which would be here in every rank)
 
 from .memory import most_held, silent_stderr
-from .ranks import random_batches
+from .ranks import as_rank, random_batches
 
 #: What the C library's allocator is told before any of this is imported: memory that is given back goes back to the system,
 #: so that what is resident is what is held. Without it glibc keeps freed blocks of up to 32 MiB for later.
@@ -38,12 +36,7 @@ STEPS = 2
 
 def work(environment: Mapping[str, str], out: Path, path: str, overrides: list[str], counted: bool) -> None:
     """Take the steps as the rank that the environment says, and write what was found."""
-    quiet()
-    torch.set_num_threads(1)
-    os.environ.update(environment)
-    world = World.from_environment()
-    config = load_config(path, overrides, world_size=world.size)
-    with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
+    with as_rank(environment, path, overrides) as (config, groups):
         _steps(_little(config), groups)
         before = _reset()
         found: dict[str, Any] = {"stage": groups.stage}

@@ -6,7 +6,6 @@ Whoever forks a process to call :func:`work` imports this module before, with al
 from __future__ import annotations
 
 import json
-import os
 import resource
 import time
 from collections.abc import Mapping
@@ -16,30 +15,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ibnorm_megatron.config import Config, load_config
+from ibnorm_megatron.config import Config
 from ibnorm_megatron.parallel import cpu_compat
 from ibnorm_megatron.parallel.counting import CountTraffic
-from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
-from ibnorm_megatron.quiet import quiet
+from ibnorm_megatron.parallel.groups import Groups
 from ibnorm_megatron.train.guard import Guard
 from ibnorm_megatron.train.run import build_engine
 from ibnorm_megatron.train.step import TrainStep
 from ibnorm_megatron.train.traffic import SPEAKERS
 from ibnorm_megatron.verify import warm  # noqa: F401 (what the engine imports late, which would be here in every rank)
 
-from .ranks import random_batches
+from .ranks import as_rank, random_batches
 
 WARM_UP = 2
 
 
 def work(environment: Mapping[str, str], out: Path, steps: int, path: str, overrides: list[str]) -> None:
     """Take the steps as the rank that the environment says, as a launcher would set it, and write what was found."""
-    quiet()
-    torch.set_num_threads(1)
-    os.environ.update(environment)
-    world = World.from_environment()
-    config = load_config(path, overrides, world_size=world.size)
-    with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
+    with as_rank(environment, path, overrides) as (config, groups):
         out.write_text(json.dumps(measure(config, groups, steps)))
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 import multiprocessing.connection
-import socket
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ibnorm_megatron.config import Config
+from ibnorm_megatron.config import Config, load_config
 from ibnorm_megatron.data.batch import Batch
-from ibnorm_megatron.parallel.groups import Groups
+from ibnorm_megatron.parallel.groups import Groups, World, model_parallel, process_group
+from ibnorm_megatron.quiet import quiet
+
+from .ports import free_port
 
 
 def run_ranks(
@@ -38,7 +42,7 @@ def run_ranks(
         forks.set_forkserver_preload([work.__module__])
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{rank}.json" for rank in range(processes)]
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes)}
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
         ranks = [
             forks.Process(target=work, args=({**common, "RANK": str(n), "LOCAL_RANK": str(n)}, file, *arguments), daemon=True)
             for n, file in enumerate(files)
@@ -58,6 +62,18 @@ def run_ranks(
         return [json.loads(file.read_text()) for file in files]
 
 
+@contextmanager
+def as_rank(environment: Mapping[str, str], path: str, overrides: Sequence[str]) -> Iterator[tuple[Config, Groups]]:
+    """Be the rank that the environment says, as a launcher would set it, of a config's layout; one thread."""
+    quiet()
+    torch.set_num_threads(1)
+    os.environ.update(environment)
+    world = World.from_environment()
+    config = load_config(path, overrides, world_size=world.size)
+    with process_group(world), model_parallel(config.parallel, config.train.seed) as groups:
+        yield config, groups
+
+
 def random_batches(config: Config, groups: Groups) -> list[Batch]:
     """This data rank's micro-batches of one step, of random tokens."""
     train = config.train
@@ -70,10 +86,3 @@ def random_batches(config: Config, groups: Groups) -> list[Batch]:
         return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), torch.ones(micro, length), positions)
 
     return [batch() for _ in range(train.micro_batches(groups.data_size))]
-
-
-def _free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port

@@ -1,4 +1,4 @@
-"""Text from outside on a terminal: shown, never obeyed; and tables, which all look alike."""
+"""Text from outside on a terminal: shown, never obeyed; and tables, which all look alike, with room to print them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import unicodedata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+#: Columns of what is printed into a file or a pipe, which have no width to keep to.
+_WIDE = 160
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -37,3 +41,11 @@ def table(title: str, *columns: str, left: int = 1, **column: Any) -> Table:
     for number, name in enumerate(columns):
         empty.add_column(name, justify="left" if number < left else "right", **column)
     return empty
+
+
+def wide_console() -> Console:
+    """Standard output for tables: as wide as the terminal, or wide where there is none."""
+    from rich.console import Console
+
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=_WIDE)

@@ -46,9 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
     from ..errors import raise_if_any
+    from ..printing import wide_console
     from ..progress import Progress
     from ..quiet import quiet
 
@@ -66,8 +65,7 @@ def execute(arguments: argparse.Namespace) -> None:
     with Progress("asking", total, unit="evaluations") as progress:
         answers = asking.ask(sources, question, progress)
     found = figures(answers)
-    terminal = Console(highlight=False)
-    tables.print_figures(found, terminal if terminal.is_terminal else Console(highlight=False, width=160))
+    tables.print_figures(found, wide_console())
     if arguments.out:
         from ..analysis.pictures import draw_all
         from ..files import new_folder

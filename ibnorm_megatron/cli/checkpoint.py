@@ -42,15 +42,13 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ..checkpoints.record import read_record
+    from ..printing import wide_console
     from ..train.run_folder import checkpoints_at
 
     folder = checkpoints_at(arguments.folder)[0]
     record = read_record(folder)
-    terminal = Console(highlight=False)
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=160)  # a file has no width to keep to
+    console = wide_console()
     console.print(_overview(folder, record))
     if arguments.tensors:
         console.print(_tensors(record))

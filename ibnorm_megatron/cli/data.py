@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..printing import printable
+from ..printing import printable, wide_console
 from ..printing import table as new_table
 
 if TYPE_CHECKING:
@@ -71,8 +71,6 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from data_prep.inspection import check_folder, count_tokens, draw_samples, read_card
     from data_prep.pictures import check_picture, draw
 
@@ -86,8 +84,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         check_picture(arguments.picture)
     folder, manifest = arguments.folder, read_manifest(arguments.folder)
     samples = draw_samples(folder, manifest, arguments.split, arguments.samples, arguments.seed)
-    terminal = Console(highlight=False)
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=160)  # a file has no width to keep to
+    console = wide_console()
     table, lengths = _corpora(folder, manifest, arguments.split)
     console.print(table)
     _print_dropped(console, manifest)

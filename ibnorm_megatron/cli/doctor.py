@@ -20,10 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ..doctor import examine
     from ..files import write_json
+    from ..printing import wide_console
     from ..reports import check_json_path
 
     alone = arguments.json == "-"
@@ -34,8 +33,7 @@ def execute(arguments: argparse.Namespace) -> int:
         json.dump(report.to_dict(), sys.stdout, indent=2, ensure_ascii=False)
         print()
         return report.exit_code
-    terminal = Console(highlight=False)
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=160)  # a file has no width to keep to
+    console = wide_console()
     console.print(report.table())
     console.print(report.verdict(), markup=False)
     if arguments.json is not None:

@@ -35,12 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ..errors import Problem, raise_if_any
     from ..estimate.run import Options, estimate
     from ..estimate.speed import EFFICIENCY
     from ..files import write_json
+    from ..printing import wide_console
     from ..reports import check_json_path
 
     if not 0 <= arguments.top <= 1000:
@@ -59,8 +58,7 @@ def execute(arguments: argparse.Namespace) -> int:
         propose=arguments.top > 0,
     )
     found = estimate(arguments.config, arguments.overrides, options)
-    terminal = Console(highlight=False)
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=160)  # a file has no width to keep to
+    console = wide_console()
     for table in found.tables(arguments.top):
         console.print(table)
     for note in found.notes():

@@ -24,12 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ..errors import Problem, raise_if_any
     from ..files import write_json
     from ..overhead import DEFAULT_NORMS, Options, overhead
     from ..overhead.run import split_norms
+    from ..printing import wide_console
     from ..progress import Progress
     from ..quiet import quiet
     from ..reports import check_json_path
@@ -57,8 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
     finally:
         if progress is not None:
             progress.stop()
-    terminal = Console(highlight=False)
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=160)  # a file has no width to keep to
+    console = wide_console()
     console.print(report.table())
     for note in report.notes():
         console.print(note, markup=False)

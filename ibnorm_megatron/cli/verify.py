@@ -26,9 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from ..errors import Problem, raise_if_any
+    from ..printing import wide_console
     from ..progress import Progress
     from ..quiet import quiet
     from ..reports import check_json_path
@@ -54,8 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
                 progress.print(f"{row.name} is BROKEN")
 
         report = verify(arguments.config, arguments.overrides, options, show)
-    terminal = Console(highlight=False)
-    console = terminal if terminal.is_terminal else Console(highlight=False, width=160)  # a file has no width to keep to
+    console = wide_console()
     for note in report.notes:
         console.print(note, markup=False)
     console.print(report.table())

@@ -10,16 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
-from ..config import Config
 from ..model.shards import layers_of_stage
 from ..norms.config import NormConfig
 from ..norms.site import Site
-from ..train.zero_traffic import ELEMENT_BYTES
-
-#: Where a run is estimated for: kernels differ, and with them what they keep.
-Device = Literal["gpu", "cpu"]
+from .rank import OfRank
 
 #: Longest sequence whose attention probabilities a CPU keeps, and queries of a block: those of ``model.cpu_attention``.
 _CPU_ATTENTION, _CPU_BLOCK = 512, 128
@@ -54,25 +49,8 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Activations:
-    """Of a config on one rank of a stage; sizes are bytes of one micro-batch unless said otherwise.
-
-    Args:
-        config: the run's.
-        world_size: processes.
-        stage: of the pipeline.
-        device: where it runs.
-    """
-
-    config: Config
-    world_size: int
-    stage: int
-    device: Device
-
-    @property
-    def element(self) -> int:
-        """Bytes of an activation."""
-        return ELEMENT_BYTES[self.config.train.precision]
+class Activations(OfRank):
+    """Of a config on one rank of a stage; sizes are bytes of one micro-batch unless said otherwise."""
 
     @cached_property
     def sequences(self) -> int:
@@ -222,9 +200,7 @@ class Activations:
     @cached_property
     def in_flight(self) -> int:
         """Micro-batches whose activations a rank of this stage holds at once, under 1F1B."""
-        layout = self.config.parallel
-        micro_batches = self.config.train.micro_batches(layout.data(self.world_size))
-        return min(micro_batches, layout.pipeline - self.stage)
+        return min(self.micro_batches, self.config.parallel.pipeline - self.stage)
 
     def kept_of(self, layer: Layer) -> int:
         """Of one layer, under the layout's recomputation."""

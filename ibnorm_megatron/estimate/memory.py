@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..config import Config
-from .activations import Activations, Device
+from .activations import Activations
+from .rank import Device
 from .states import States
 
 #: Bytes of a GPU that no tensor has: CUDA's context with its libraries, and NCCL's buffers; and the share of a GPU that is

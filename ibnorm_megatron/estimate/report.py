@@ -13,7 +13,7 @@ from ..printing import table as new_table
 from . import speed as of_speed
 from .activations import Activations
 from .layouts import Proposal
-from .memory import FRAGMENTED, PROCESS_BYTES, Memory, memory, needed
+from .memory import FRAGMENTED, PROCESS_BYTES, Memory, needed
 from .speed import Cluster, Speed
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ class Estimate:
     memory: Memory
     recomputed: dict[Recompute, Memory]
     norms: dict[str, UnderNorm]
-    cluster: Cluster | None
-    speed: Speed | None
-    room: int | None
-    reserve: int
+    cluster: Cluster | None = None
+    speed: Speed | None = None
+    room: int | None = None
+    reserve: int = 0
     refused: tuple[Problem, ...] = ()
     proposals: list[Proposal] | None = None
 
@@ -225,16 +225,6 @@ class Estimate:
             f"{_gib(self.reserve)} GiB of a GPU are for CUDA and NCCL (--reserve), {100 * FRAGMENTED:.0f} % between blocks; "
             "memory was checked on CPUs, time against published runs: docs/estimate.md"
         )
-
-
-def recomputed(config: Config, world_size: int, cluster: Cluster | None) -> dict[Recompute, Memory]:
-    """Memory under each kind of recomputation."""
-    found: dict[Recompute, Memory] = {}
-    kinds: tuple[Recompute, ...] = ("none", "selective", "full")
-    for kind in kinds:
-        layout = config.parallel.model_copy(update={"recompute": kind})
-        found[kind] = memory(config.model_copy(update={"parallel": layout}), world_size, "gpu" if cluster else "cpu")
-    return found
 
 
 def _gib(size: float) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from ..config import Config, parse_config, problems_between
 from ..errors import Problem, nearest, raise_if_any
+from ..parallel.config import Recompute
 from ..train.gpus import GPUS
-from .activations import Device
 from .layouts import proposals
-from .memory import RESERVE, memory
-from .report import Estimate, UnderNorm, recomputed
+from .memory import RESERVE, Memory, memory
+from .rank import Device
+from .report import Estimate, UnderNorm
 from .speed import EFFICIENCY, Cluster, speed
 
 #: Norms that are set beside the config's own, each at all of its places.
@@ -73,8 +74,13 @@ def estimate(path: str, overrides: Sequence[str], options: Options) -> Estimate:
     world = options.gpus or config.parallel.model_parallel
     if options.device == "cpu":
         raise_if_any(problems_between(config, world))
-        found, norms = memory(config, world, "cpu"), under_norms(path, overrides, config, world, None)
-        return Estimate(config, world, found, recomputed(config, world, None), norms, None, None, None, 0)
+        return Estimate(
+            config=config,
+            world_size=world,
+            memory=memory(config, world, "cpu"),
+            recomputed=recomputed(config, world, "cpu"),
+            norms=under_norms(path, overrides, config, world, None),
+        )
     gpu = GPUS[options.gpu]
     cluster = Cluster(gpu, options.per_node, options.efficiency, options.network and options.network * 1e9)
     room = gpu.memory if options.memory is None else int(options.memory * 2**30)
@@ -95,7 +101,7 @@ def estimate(path: str, overrides: Sequence[str], options: Options) -> Estimate:
         config=shown,
         world_size=world,
         memory=memory(shown, world),
-        recomputed=recomputed(shown, world, cluster),
+        recomputed=recomputed(shown, world, "gpu"),
         norms=under_norms(path, overrides, shown, world, cluster),
         cluster=cluster,
         speed=speed(shown, world, cluster),
@@ -109,6 +115,13 @@ def estimate(path: str, overrides: Sequence[str], options: Options) -> Estimate:
 def replace_layout(config: Config, other: Config) -> Config:
     """A config with another's layout and micro-batch."""
     return config.model_copy(update={"parallel": other.parallel, "train": other.train})
+
+
+def recomputed(config: Config, world: int, device: Device) -> dict[Recompute, Memory]:
+    """Memory under each kind of recomputation."""
+    kinds: tuple[Recompute, ...] = ("none", "selective", "full")
+    layouts = {kind: config.parallel.model_copy(update={"recompute": kind}) for kind in kinds}
+    return {kind: memory(config.model_copy(update={"parallel": layout}), world, device) for kind, layout in layouts.items()}
 
 
 def under_norms(

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..config import Config
 from ..model.shards import held_modules
 from ..parallel.reduction import DEFAULT_BUCKET, Reduction
-from ..train.zero_traffic import ELEMENT_BYTES
-from .activations import Device
+from .rank import OfRank
 
 #: AdamW's two moments, in float32.
 _MOMENTS = 8
@@ -25,20 +23,8 @@ _LIVE, _SUB_GROUP = 10**9, 10**9
 
 
 @dataclass(frozen=True)
-class States:
-    """Of one rank of a stage; all in bytes.
-
-    Args:
-        config: the run's.
-        world_size: processes.
-        stage: of the pipeline.
-        device: where it runs.
-    """
-
-    config: Config
-    world_size: int
-    stage: int
-    device: Device
+class States(OfRank):
+    """Of one rank of a stage; all in bytes."""
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -57,11 +43,6 @@ class States:
         return self.config.parallel.zero_stage
 
     @property
-    def element(self) -> int:
-        """Bytes of a weight as the model computes with it."""
-        return ELEMENT_BYTES[self.config.train.precision]
-
-    @property
     def replicas(self) -> int:
         """Ranks that hold the same weights."""
         layout = self.config.parallel
@@ -71,11 +52,6 @@ class States:
     def share(self) -> int:
         """Elements that this rank alone of its replicas steps on."""
         return -(-self.elements // self.replicas) if self.zero else self.elements
-
-    @cached_property
-    def micro_batches(self) -> int:
-        """Of a rank in a step."""
-        return self.config.train.micro_batches(self.config.parallel.data(self.world_size))
 
     @property
     def pipelined(self) -> bool:

@@ -12,11 +12,13 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from benchmarks.ports import free_port
 
 from ..distributed import ROOT, environment
 
@@ -104,7 +106,7 @@ class Slurm:
         places = [f"--{name}-file={munge / name}" for name in ("key", "pid", "log", "seed")]
         self._daemon("munged", "--foreground", "--force", f"--socket={munge / 'socket'}", *places)
         self._wait(lambda: (munge / "socket").exists(), "munged")
-        controller, first = _free_ports(1)[0], _free_neighbours()
+        controller, first = free_port(), _free_neighbours()
         host = socket.gethostname().partition(".")[0]
         conf = _CONF.format(folder=self.folder, host=host, controller=controller, first=first, last=first + 1)
         (self.folder / "slurm.conf").write_text(conf)
@@ -202,18 +204,6 @@ def _without_slurm(environ: dict[str, str]) -> dict[str, str]:
     """Without what a Slurm around the tests has said, and with the names of its programs' folder."""
     kept = {name: value for name, value in environ.items() if not name.startswith(("SLURM", "SBATCH", "SRUN"))}
     return {**kept, "PATH": f"{kept['PATH']}{os.pathsep}/usr/sbin"}
-
-
-def _free_ports(number: int) -> Sequence[int]:
-    """Ports that nobody listens at; somebody may, a moment later."""
-    held = [socket.socket() for _ in range(number)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
 
 
 def _free_neighbours() -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import random
 import shutil
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from benchmarks.ports import free_port
 
 from ..distributed import ROOT
 from .launches import Ended, Kill, Launch
@@ -80,7 +80,7 @@ class Yard:
         logs = self._logs(run)
         logs.mkdir(parents=True, exist_ok=True)
         arguments = (str(ROOT / "configs" / "tiny_llama.yaml"), *self._common, *case.overrides, f"run.dir={run}")
-        self._nursery.send(Launch(arguments, case.ranks, _free_port(), run, logs, kill, mourning))
+        self._nursery.send(Launch(arguments, case.ranks, free_port(), run, logs, kill, mourning))
         ended = self._nursery.recv()
         assert isinstance(ended, Ended)
         return ended
@@ -192,16 +192,3 @@ class Yard:
 
     def _said(self, run: Path) -> str:
         return "\n".join(f"{path.name}:\n{path.read_text()[-6000:]}" for path in sorted(self._logs(run).glob("*.log")))
-
-
-def _free_port() -> int:
-    """A port on the loopback that nobody has: below those that the system gives to outgoing connections."""
-    chance = random.SystemRandom()
-    while True:
-        port = chance.randrange(15_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from benchmarks.ports import free_port
 
 from .forked import Forked, environment
 
@@ -73,12 +73,3 @@ def ranks(*arguments: object, **options: object) -> Iterator[Ranks]:
         yield started
     finally:
         started.kill()
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below those that the kernel gives to whoever asks for any."""
-    while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311 (no secret)
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
